@@ -1,0 +1,17 @@
+//! How a connection behaves, whatever it carries. Bytes only: nothing here knows what an
+//! envelope says.
+//!
+//! A stream lives in this order: [`listener`] accepts it (TLS or plain, [`tls`]), an HTTP/1.1
+//! upgrade makes it a [`websocket::Socket`], a [`log::Member`] claims framed messages from a
+//! [`log::Log`], the socket takes them, and the [`ledger`] has counted each one once on every
+//! side. [`shutdown`] ends it in the order the data flows; [`telemetry`] shows it.
+
+pub mod backoff;
+pub mod frame;
+pub mod ledger;
+pub mod listener;
+pub mod log;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;
+pub mod websocket;

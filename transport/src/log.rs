@@ -1,0 +1,602 @@
+//! The chunk log: framed messages in the order they came, one cursor per group of readers.
+//! The one place where a firehose can lose an envelope.
+//!
+//! In go batches of whole frames ([`Log::append`], which never waits); out come claims
+//! ([`Member::claim`]): slices of a sealed [`Chunk`] that a socket can take as they are. The
+//! log is capped in bytes. When it is full the oldest chunk leaves, and every group whose
+//! cursor it takes along is charged with the frames it had not claimed, then and there, and
+//! told before its next frame.
+//!
+//! Groups are named: members that join under one name and filter share one cursor. Idle
+//! members wait in the order they came and each claims a slice, so a member that stalls holds
+//! back its own slice and nothing else. What a member had not begun to write when it left
+//! returns to the group; what it had begun is `close_residue`.
+//!
+//! Small batches gather in an open chunk until it is big enough or somebody calls
+//! [`Log::seal`]; the log itself knows no clock.
+
+mod chunk;
+mod group;
+
+pub use chunk::Chunk;
+pub use group::Filter;
+
+use crate::frame::Frames;
+use crate::ledger::{Account, Reason};
+use chunk::{Run, Weight};
+use group::{Group, Hand};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+#[cfg(not(shuttle))]
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
+
+#[cfg(shuttle)]
+use shuttle::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// A batch of at least this many bytes becomes a chunk of its own: one TLS record.
+const CHUNK_FROM: usize = 16 << 10;
+
+/// The open chunk is sealed at this many bytes or frames, whichever comes first.
+const OPEN_BYTES: usize = 32 << 10;
+const OPEN_FRAMES: usize = 256;
+
+/// How long small batches gather before a chunk is sealed, where [`Log::keep_sealing`] runs.
+/// The timer's own resolution is 1 ms, so a frame waits 1–2 ms.
+pub const GATHER: Duration = Duration::from_millis(1);
+
+/// Framed messages in order, capped in bytes, with one cursor per group.
+pub struct Log {
+    state: Mutex<State>,
+    /// How many groups read, to be asked without the lock.
+    groups: AtomicUsize,
+    overflow: Reason,
+}
+
+struct State {
+    cap: usize,
+    /// Bytes in sealed chunks.
+    bytes: usize,
+    chunks: VecDeque<Held>,
+    /// The number of the chunk in front; chunks are numbered from 0 as they are sealed.
+    first: u64,
+    open: Frames,
+    open_weight: Weight,
+    groups: Vec<Option<Group>>,
+    /// Sums of groups that are gone.
+    gone: Account,
+    closed: bool,
+    /// How many members ever joined; their ids.
+    joined: u64,
+    /// Whoever waits for the open chunk to be begun.
+    sealer: Option<Waker>,
+}
+
+/// A sealed chunk and how many groups have not passed it yet.
+struct Held {
+    chunk: Arc<Chunk>,
+    behind: usize,
+}
+
+/// What a member is to write next. Settle it with [`Member::sent`] or [`Member::leave`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// Whole frames, back to back.
+    Frames(bytes::Bytes),
+    /// The group lost `delta` frames since it was last told, `total` in all: tell it.
+    Lost {
+        /// Frames lost since the last notice.
+        delta: u64,
+        /// Frames lost since the group began.
+        total: u64,
+    },
+}
+
+/// One group's account, with who it is.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The name the group's members joined under.
+    pub name: std::sync::Arc<str>,
+    /// What the group asked for.
+    pub filter: Filter,
+    /// How many members share it now; 0 while it lingers.
+    pub members: usize,
+    /// Its sums.
+    pub account: Account,
+}
+
+impl Log {
+    /// An empty log that holds at most `cap` bytes of sealed chunks; what it loses to that cap
+    /// is counted as `overflow`.
+    ///
+    /// Beyond the cap there is the open chunk (at most 32 KiB and one batch) and one claim per
+    /// member.
+    pub fn new(cap: usize, overflow: Reason) -> Arc<Log> {
+        Arc::new(Log {
+            state: Mutex::new(State {
+                cap,
+                bytes: 0,
+                chunks: VecDeque::new(),
+                first: 0,
+                open: Frames::new(),
+                open_weight: Weight::default(),
+                groups: Vec::new(),
+                gone: Account::default(),
+                closed: false,
+                joined: 0,
+                sealer: None,
+            }),
+            groups: AtomicUsize::new(0),
+            overflow,
+        })
+    }
+
+    /// Whether any group reads. A producer may skip its work while none does.
+    pub fn is_read(&self) -> bool {
+        self.groups.load(Ordering::Acquire) > 0
+    }
+
+    /// Offers `frames` to every group and empties it. Never waits.
+    pub fn append(&self, frames: &mut Frames) {
+        if frames.is_empty() {
+            return;
+        }
+        if !self.is_read() {
+            return frames.clear();
+        }
+        let weight = Weight::of(frames.ends());
+        let whole = (frames.bytes().len() >= CHUNK_FROM).then(|| Chunk::copy(frames, weight));
+
+        let mut state = self.lock();
+        let wake = state.append(frames, weight, whole, self.overflow);
+        drop(state);
+        wake_all(wake);
+    }
+
+    /// Makes what gathers in the open chunk visible to readers.
+    pub fn seal(&self) {
+        let mut state = self.lock();
+        state.seal(self.overflow);
+        let wake = state.front_waiters();
+        drop(state);
+        wake_all(wake);
+    }
+
+    /// Seals the open chunk `delay` after its first frame, for ever.
+    pub async fn keep_sealing(&self, delay: Duration) {
+        loop {
+            poll_fn(|cx| self.lock().poll_opened(cx)).await;
+            tokio::time::sleep(delay).await;
+            self.seal();
+        }
+    }
+
+    /// Joins the group of that name and filter, or founds it at the end of the log.
+    pub fn join(self: &Arc<Log>, name: &str, filter: Filter) -> Member {
+        let mut state = self.lock();
+        let found = state.find(name, filter);
+        let group = found.unwrap_or_else(|| {
+            // What gathers now was not offered to a group that did not exist.
+            state.seal(self.overflow);
+            let group = Group::new(name.into(), filter, state.next());
+            self.groups.fetch_add(1, Ordering::AcqRel);
+            state.place(group)
+        });
+        state.joined += 1;
+        let id = state.joined;
+        state.group(group).enter(id);
+        let wake = if found.is_some() { Vec::new() } else { state.front_waiters() };
+        drop(state);
+        wake_all(wake);
+        Member {
+            log: self.clone(),
+            group,
+            id,
+            left: false,
+        }
+    }
+
+    /// Every group's account, all taken at one moment.
+    pub fn accounts(&self) -> Vec<Entry> {
+        let state = self.lock();
+        let groups = state.groups.iter().flatten();
+        groups.map(|group| state.entry(group)).collect()
+    }
+
+    /// The sums of the groups that are gone.
+    pub fn gone(&self) -> Account {
+        self.lock().gone
+    }
+
+    /// Bytes held in sealed chunks.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Lets the oldest chunk go, as if the log were full; returns its bytes.
+    pub fn shed(&self) -> usize {
+        let mut state = self.lock();
+        let before = state.bytes;
+        state.evict_front(self.overflow);
+        before - state.bytes
+    }
+
+    /// Ends the log: readers drain what is there and then get `None`.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.seal(self.overflow);
+        state.closed = true;
+        let wake = state.all_waiters();
+        drop(state);
+        wake_all(wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The number the next sealed chunk will get.
+    fn next(&self) -> u64 {
+        self.first + self.chunks.len() as u64
+    }
+
+    fn append(
+        &mut self,
+        frames: &mut Frames,
+        weight: Weight,
+        whole: Option<Chunk>,
+        overflow: Reason,
+    ) -> Vec<Waker> {
+        for group in self.groups.iter_mut().flatten() {
+            group.offered(weight);
+            if self.closed {
+                group.lost(Reason::Drain, weight);
+            }
+        }
+        if self.closed {
+            frames.clear();
+            return Vec::new();
+        }
+        match whole {
+            Some(chunk) => {
+                self.seal(overflow);
+                self.push(chunk, overflow);
+                frames.clear();
+            }
+            None => {
+                self.open.append(frames);
+                self.open_weight += weight;
+                if self.open.bytes().len() < OPEN_BYTES && self.open.len() < OPEN_FRAMES {
+                    return self.sealer.take().into_iter().collect();
+                }
+                self.seal(overflow);
+            }
+        }
+        self.front_waiters()
+    }
+
+    fn seal(&mut self, overflow: Reason) {
+        if !self.open.is_empty() {
+            let weight = std::mem::take(&mut self.open_weight);
+            let chunk = Chunk::take(&mut self.open, weight);
+            self.push(chunk, overflow);
+        }
+    }
+
+    fn push(&mut self, chunk: Chunk, overflow: Reason) {
+        let behind = self.groups.iter().flatten().count();
+        if behind == 0 {
+            return;
+        }
+        self.bytes += chunk.size();
+        self.chunks.push_back(Held {
+            chunk: Arc::new(chunk),
+            behind,
+        });
+        while self.bytes > self.cap {
+            self.evict_front(overflow);
+        }
+    }
+
+    /// The oldest chunk leaves; the groups that had not passed it are charged for it.
+    fn evict_front(&mut self, overflow: Reason) {
+        let Some(held) = self.chunks.pop_front() else {
+            return;
+        };
+        self.bytes -= held.chunk.size();
+        let evicted = self.first;
+        self.first += 1;
+        for group in self.groups.iter_mut().flatten() {
+            if group.chunk == evicted {
+                let lost = held.chunk.weight_from(group.entry);
+                group.lost(overflow, lost);
+                group.chunk += 1;
+                group.entry = 0;
+            }
+        }
+    }
+
+    /// Chunks that every group has passed are let go.
+    fn trim(&mut self) {
+        while self.chunks.front().is_some_and(|held| held.behind == 0) {
+            if let Some(held) = self.chunks.pop_front() {
+                self.bytes -= held.chunk.size();
+                self.first += 1;
+            }
+        }
+    }
+
+    fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.open.is_empty() {
+            return Poll::Ready(());
+        }
+        self.sealer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn find(&self, name: &str, filter: Filter) -> Option<usize> {
+        let is = |group: &Group| group.filter == filter && *group.name == *name;
+        let mut groups = self.groups.iter();
+        groups.position(|slot| slot.as_ref().is_some_and(is))
+    }
+
+    fn place(&mut self, group: Group) -> usize {
+        match self.groups.iter().position(Option::is_none) {
+            Some(free) => {
+                self.groups[free] = Some(group);
+                free
+            }
+            None => {
+                self.groups.push(Some(group));
+                self.groups.len() - 1
+            }
+        }
+    }
+
+    /// The group of a member. A group outlives its members, so a member's index is good.
+    fn group(&mut self, index: usize) -> &mut Group {
+        self.groups[index].as_mut().unwrap_or_else(|| unreachable!("a member's group is there"))
+    }
+
+    /// The next claim of a member whose turn it is.
+    fn claim(&mut self, index: usize, member: u64) -> Option<Claim> {
+        let group = self.group(index);
+        if let Some((delta, total)) = group.tell() {
+            group.hold(member, Hand::Notice { delta });
+            return Some(Claim::Lost { delta, total });
+        }
+        let share = group.share();
+        let run = match group.returned.pop_front() {
+            Some(run) => run,
+            None => self.advance(index, share)?,
+        };
+        let group = self.group(index);
+        let bytes = run.bytes(group.filter);
+        group.hold(member, Hand::Frames(run));
+        Some(Claim::Frames(bytes))
+    }
+
+    /// Moves a group's cursor over its next frames and returns them.
+    fn advance(&mut self, index: usize, share: group::Share) -> Option<Run> {
+        loop {
+            let group = self.groups[index].as_mut()?;
+            let held = self.chunks.get_mut((group.chunk - self.first) as usize)?;
+            let run = Run::next(&held.chunk, group.entry, group.filter, share);
+            match &run {
+                Some(run) if run.to < held.chunk.len() => group.entry = run.to,
+                _ => {
+                    group.chunk += 1;
+                    group.entry = 0;
+                    held.behind -= 1;
+                    self.trim();
+                }
+            }
+            if run.is_some() {
+                return run;
+            }
+        }
+    }
+
+    /// Whether a group has anything to claim.
+    fn has_next(&self, group: &Group) -> bool {
+        group.untold > 0
+            || !group.returned.is_empty()
+            || self.ahead(group).any(|weight| weight.of_filter(group.filter) > 0)
+    }
+
+    /// What lies between a group's cursor and the end of the sealed chunks.
+    fn ahead<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = Weight> + 'a {
+        let from = (group.chunk - self.first) as usize;
+        let chunks = self.chunks.iter().skip(from).enumerate();
+        chunks.map(|(n, held)| match n {
+            0 => held.chunk.weight_from(group.entry),
+            _ => held.chunk.weight_from(0),
+        })
+    }
+
+    fn front_waiters(&mut self) -> Vec<Waker> {
+        let mut wake = Vec::new();
+        for index in 0..self.groups.len() {
+            let ready = self.groups[index]
+                .as_ref()
+                .is_some_and(|group| group.awaited() && self.has_next(group));
+            if ready {
+                wake.extend(self.group(index).front_waiter());
+            }
+        }
+        wake
+    }
+
+    fn all_waiters(&mut self) -> Vec<Waker> {
+        let groups = self.groups.iter_mut().flatten();
+        groups.flat_map(Group::all_waiters).collect()
+    }
+
+    fn entry(&self, group: &Group) -> Entry {
+        let ahead: u64 = self.ahead(group).map(|weight| weight.of_filter(group.filter)).sum();
+        let open = Weight::of(self.open.ends()).of_filter(group.filter);
+        Entry {
+            name: group.name.clone(),
+            filter: group.filter,
+            members: group.members(),
+            account: group.account(ahead + open),
+        }
+    }
+
+    /// Ends a group without members: what it had not read is lost for `reason`.
+    fn remove(&mut self, index: usize, reason: Reason) {
+        let Some(mut group) = self.groups[index].take() else {
+            return;
+        };
+        let unread = self.entry(&group).account.queued;
+        group.dropped(reason, unread);
+        group.returned.clear();
+        let from = (group.chunk - self.first) as usize;
+        for held in self.chunks.iter_mut().skip(from) {
+            held.behind -= 1;
+        }
+        self.trim();
+        if self.groups.iter().all(Option::is_none) {
+            self.open.clear();
+            self.open_weight = Weight::default();
+        }
+        self.gone += group.account(0);
+    }
+}
+
+/// A reader of one group. Dropping it leaves the group.
+pub struct Member {
+    log: Arc<Log>,
+    group: usize,
+    id: u64,
+    left: bool,
+}
+
+impl Member {
+    /// Waits for this member's turn and for something to claim. `None` once the log is closed
+    /// and the group has nothing left. Cancel-safe: a claim is made only when it is returned.
+    ///
+    /// The previous claim must have been settled with [`Member::sent`].
+    pub async fn claim(&mut self) -> Option<Claim> {
+        poll_fn(|cx| self.poll_claim(cx)).await
+    }
+
+    fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<Option<Claim>> {
+        let mut state = self.log.lock();
+        if !state.group(self.group).may_go(self.id) {
+            state.group(self.group).wait(self.id, cx.waker());
+            return Poll::Pending;
+        }
+        if let Some(claim) = state.claim(self.group, self.id) {
+            state.group(self.group).stop_waiting(self.id);
+            let wake = state.wake_next(self.group);
+            drop(state);
+            wake_all(wake);
+            return Poll::Ready(Some(claim));
+        }
+        if state.closed {
+            state.group(self.group).stop_waiting(self.id);
+            let wake = state.group(self.group).front_waiter();
+            drop(state);
+            wake_all(wake);
+            return Poll::Ready(None);
+        }
+        state.group(self.group).wait(self.id, cx.waker());
+        Poll::Pending
+    }
+
+    /// The socket has taken the last claim.
+    pub fn sent(&mut self) {
+        self.log.lock().group(self.group).sent(self.id);
+    }
+
+    /// Leaves the group. `taken` is how many bytes of the unsettled claim the socket took:
+    /// frames begun within them are `close_residue`, the others return to the group.
+    ///
+    /// The last member to leave gets the group in hand, to end it when nobody came back.
+    pub fn leave(mut self, taken: usize) -> Option<Vacant> {
+        self.go(taken)
+    }
+
+    fn go(&mut self, taken: usize) -> Option<Vacant> {
+        if std::mem::replace(&mut self.left, true) {
+            return None;
+        }
+        let mut state = self.log.lock();
+        let group = state.group(self.group);
+        group.exit(self.id, taken);
+        let vacant = (group.members() == 0).then_some(group.newest);
+        let wake = state.wake_next(self.group);
+        drop(state);
+        wake_all(wake);
+        vacant.map(|newest| Vacant {
+            log: self.log.clone(),
+            group: self.group,
+            newest,
+        })
+    }
+}
+
+impl State {
+    /// Whose turn it is now in a group, if there is something to claim.
+    fn wake_next(&mut self, index: usize) -> Option<Waker> {
+        let group = self.groups[index].as_ref()?;
+        if group.awaited() && (self.closed || self.has_next(group)) {
+            return self.group(index).front_waiter();
+        }
+        None
+    }
+}
+
+impl Drop for Member {
+    /// Nobody said what the socket took: all of the claim may have left, so none of it is
+    /// given to another member.
+    fn drop(&mut self) {
+        if let Some(vacant) = self.go(usize::MAX) {
+            vacant.end(Reason::NoMember);
+        }
+    }
+}
+
+/// A group that nobody reads at the moment; it goes on collecting.
+pub struct Vacant {
+    log: Arc<Log>,
+    group: usize,
+    /// The last member that had joined: a newer one, and somebody came back.
+    newest: u64,
+}
+
+impl Vacant {
+    /// Ends the group if nobody came back; what it had not read is lost for `reason`.
+    pub fn end(self, reason: Reason) {
+        let mut state = self.log.lock();
+        let same = state.groups[self.group]
+            .as_ref()
+            .is_some_and(|group| group.newest == self.newest && group.members() == 0);
+        if same {
+            state.remove(self.group, reason);
+            self.log.groups.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;
+
+#[cfg(all(test, shuttle))]
+mod model;

@@ -1,0 +1,312 @@
+use super::*;
+use crate::frame;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::task::Waker;
+
+/// A batch of frames whose payloads are the numbers `ids`; even numbers are logs.
+fn batch(ids: std::ops::Range<u32>) -> Frames {
+    let mut frames = Frames::new();
+    for id in ids {
+        frames.push(&id.to_be_bytes(), id % 2 == 0);
+    }
+    frames
+}
+
+fn ids(run: &bytes::Bytes) -> Vec<u32> {
+    let number = |payload: bytes::Bytes| u32::from_be_bytes((*payload).try_into().unwrap());
+    frame::payloads(run).map(number).collect()
+}
+
+fn try_claim(member: &mut Member) -> Option<Claim> {
+    match member.poll_claim(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(claim) => claim,
+        Poll::Pending => None,
+    }
+}
+
+fn claimed_ids(member: &mut Member) -> Vec<u32> {
+    match try_claim(member) {
+        Some(Claim::Frames(run)) => ids(&run),
+        other => panic!("no frames but {other:?}"),
+    }
+}
+
+fn log(cap: usize) -> Arc<Log> {
+    Log::new(cap, Reason::LogOverflow)
+}
+
+/// What one sealed frame of [`batch`] counts for.
+const FRAME: usize = 2 + 4 + 4;
+
+#[test]
+fn differently_named_groups_each_get_everything() {
+    let log = log(1 << 20);
+    let (mut a, mut b) = (log.join("a", Filter::Everything), log.join("b", Filter::Everything));
+    log.append(&mut batch(0..3));
+    log.seal();
+    assert_eq!(claimed_ids(&mut a), [0, 1, 2]);
+    assert_eq!(claimed_ids(&mut b), [0, 1, 2]);
+}
+
+#[test]
+fn one_name_with_two_filters_is_two_groups() {
+    let log = log(1 << 20);
+    let (mut logs, mut rest) = (log.join("a", Filter::Logs), log.join("a", Filter::Metrics));
+    log.append(&mut batch(0..4));
+    log.seal();
+    assert_eq!(claimed_ids(&mut logs), [0, 2]);
+    assert_eq!(claimed_ids(&mut rest), [1, 3]);
+}
+
+#[test]
+fn members_of_a_group_share_it_in_turns_of_64() {
+    let log = log(1 << 20);
+    let (mut a, mut b) = (log.join("g", Filter::Everything), log.join("g", Filter::Everything));
+    assert_eq!(try_claim(&mut a), None);
+    assert_eq!(try_claim(&mut b), None);
+    log.append(&mut batch(0..200));
+    log.seal();
+    assert_eq!(try_claim(&mut b), None, "it is a's turn");
+    assert_eq!(claimed_ids(&mut a), (0..64).collect::<Vec<_>>());
+    assert_eq!(claimed_ids(&mut b), (64..128).collect::<Vec<_>>());
+    a.sent();
+    assert_eq!(claimed_ids(&mut a), (128..192).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_log_loses_its_oldest_chunk_and_tells_how_much() {
+    let log = log(3 * FRAME);
+    let mut reader = log.join("g", Filter::Everything);
+    for id in 0..5 {
+        log.append(&mut batch(id..id + 1));
+        log.seal();
+    }
+    assert_eq!(try_claim(&mut reader), Some(Claim::Lost { delta: 2, total: 2 }));
+    reader.sent();
+    assert_eq!(claimed_ids(&mut reader), [2]);
+    let account = log.accounts()[0].account;
+    assert_eq!((account.offered, account.notices, account.sent), (5, 1, 1));
+    assert_eq!((account.dropped[Reason::LogOverflow], account.queued), (2, 3));
+}
+
+#[test]
+fn a_filtered_reader_is_charged_only_with_what_it_asked_for() {
+    let log = log(FRAME);
+    let mut reader = log.join("g", Filter::Logs);
+    for id in 0..4 {
+        log.append(&mut batch(id..id + 1));
+        log.seal();
+    }
+    assert_eq!(try_claim(&mut reader), Some(Claim::Lost { delta: 2, total: 2 }));
+    assert_eq!(log.accounts()[0].account.offered, 2);
+}
+
+#[test]
+fn a_new_group_starts_behind_what_gathers() {
+    let log = log(1 << 20);
+    let _first = log.join("first", Filter::Everything);
+    log.append(&mut batch(0..2));
+    let mut second = log.join("second", Filter::Everything);
+    log.append(&mut batch(2..3));
+    log.seal();
+    assert_eq!(claimed_ids(&mut second), [2]);
+    assert_eq!(log.accounts()[1].account.offered, 1);
+}
+
+#[test]
+fn unstarted_frames_of_a_leaving_member_go_to_the_next_and_started_ones_are_residue() {
+    let log = log(1 << 20);
+    let (mut a, mut b) = (log.join("g", Filter::Everything), log.join("g", Filter::Everything));
+    log.append(&mut batch(0..3));
+    log.seal();
+    assert_eq!(claimed_ids(&mut a), [0, 1, 2]);
+    let one_frame_and_a_byte = 7;
+    a.leave(one_frame_and_a_byte);
+    assert_eq!(try_claim(&mut b), Some(Claim::Lost { delta: 2, total: 2 }));
+    b.sent();
+    assert_eq!(claimed_ids(&mut b), [2]);
+    assert_eq!(log.accounts()[0].account.dropped[Reason::CloseResidue], 2);
+}
+
+#[test]
+fn a_group_lingers_for_a_member_that_comes_back() {
+    let log = log(1 << 20);
+    let vacant = log.join("g", Filter::Everything).leave(0).unwrap();
+    log.append(&mut batch(0..2));
+    log.seal();
+    let mut back = log.join("g", Filter::Everything);
+    vacant.end(Reason::NoMember);
+    assert_eq!(claimed_ids(&mut back), [0, 1]);
+}
+
+#[test]
+fn what_nobody_came_back_for_is_counted_when_its_group_ends() {
+    let log = log(1 << 20);
+    let vacant = log.join("g", Filter::Everything).leave(0).unwrap();
+    log.append(&mut batch(0..2));
+    vacant.end(Reason::NoMember);
+    assert_eq!(log.gone().dropped[Reason::NoMember], 2);
+    assert_eq!(log.gone().imbalance(), 0);
+    assert!(!log.is_read() && log.bytes() == 0);
+}
+
+#[test]
+fn a_chunk_that_everybody_passed_is_let_go() {
+    let log = log(1 << 20);
+    let (mut a, mut b) = (log.join("a", Filter::Everything), log.join("b", Filter::Metrics));
+    log.append(&mut batch(0..2));
+    log.seal();
+    claimed_ids(&mut a);
+    assert!(log.bytes() > 0);
+    claimed_ids(&mut b);
+    assert_eq!(log.bytes(), 0);
+}
+
+#[test]
+fn a_closed_log_is_drained_and_then_ends() {
+    let log = log(1 << 20);
+    let mut reader = log.join("g", Filter::Everything);
+    log.append(&mut batch(0..1));
+    log.close();
+    log.append(&mut batch(1..2));
+    let mut next = || match reader.poll_claim(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(claim) => {
+            reader.sent();
+            claim
+        }
+        Poll::Pending => panic!("a closed log keeps nobody waiting"),
+    };
+    assert_eq!(next(), Some(Claim::Lost { delta: 1, total: 1 }));
+    assert!(matches!(next(), Some(Claim::Frames(_))));
+    assert_eq!(next(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_frame_is_readable_after_the_gathering_time() {
+    let log = log(1 << 20);
+    let mut reader = log.join("g", Filter::Everything);
+    let sealer = tokio::spawn({
+        let log = log.clone();
+        async move { log.keep_sealing(GATHER).await }
+    });
+    log.append(&mut batch(7..8));
+    let began = tokio::time::Instant::now();
+    assert!(matches!(reader.claim().await, Some(Claim::Frames(run)) if ids(&run) == [7]));
+    assert!(began.elapsed() >= GATHER && began.elapsed() <= 3 * GATHER);
+    sealer.abort();
+}
+
+/// One step against the log, and against a model that knows every frame by its number.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u32),
+    Seal,
+    Shed,
+    Join { name: u8, filter: u8 },
+    Claim(usize),
+    Settle(usize),
+    Leave { member: usize, taken: usize },
+    Expire,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u32..80).prop_map(Step::Append),
+        3 => Just(Step::Seal),
+        1 => Just(Step::Shed),
+        2 => (0u8..3, 0u8..3).prop_map(|(name, filter)| Step::Join { name, filter }),
+        6 => any::<usize>().prop_map(Step::Claim),
+        4 => any::<usize>().prop_map(Step::Settle),
+        1 => (any::<usize>(), 0usize..900).prop_map(|(member, taken)| Step::Leave { member, taken }),
+        1 => Just(Step::Expire),
+    ]
+}
+
+struct Reader {
+    member: Member,
+    key: (String, Filter),
+    hand: Option<Claim>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn every_account_adds_up_after_every_step_and_nothing_is_delivered_twice(
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let log = log(60 * FRAME);
+        let mut next_id = 0;
+        let mut readers: Vec<Reader> = Vec::new();
+        let mut vacant = Vec::new();
+        let mut received: HashMap<(String, Filter), Vec<u32>> = HashMap::new();
+        let mut told = 0;
+        for step in steps {
+            match step {
+                Step::Append(n) => {
+                    log.append(&mut batch(next_id..next_id + n));
+                    next_id += n;
+                }
+                Step::Seal => log.seal(),
+                Step::Shed => drop(log.shed()),
+                Step::Join { name, filter } => {
+                    let filter = [Filter::Everything, Filter::Logs, Filter::Metrics][filter as usize];
+                    let name = name.to_string();
+                    let member = log.join(&name, filter);
+                    readers.push(Reader { member, key: (name, filter), hand: None });
+                }
+                Step::Claim(n) if !readers.is_empty() => {
+                    let n = n % readers.len();
+                    let reader = &mut readers[n];
+                    if reader.hand.is_none() {
+                        reader.hand = try_claim(&mut reader.member);
+                    }
+                }
+                Step::Settle(n) if !readers.is_empty() => {
+                    let n = n % readers.len();
+                    let reader = &mut readers[n];
+                    match reader.hand.take() {
+                        Some(Claim::Frames(run)) => {
+                            reader.member.sent();
+                            let got = ids(&run);
+                            prop_assert!(got.iter().all(|id| reader.key.1.matches(id % 2 == 0)));
+                            received.entry(reader.key.clone()).or_default().extend(got);
+                        }
+                        Some(Claim::Lost { delta, .. }) => {
+                            reader.member.sent();
+                            told += delta;
+                        }
+                        None => {}
+                    }
+                }
+                Step::Leave { member, taken } if !readers.is_empty() => {
+                    let n = member % readers.len();
+                    let reader = readers.swap_remove(n);
+                    vacant.extend(reader.member.leave(taken));
+                }
+                Step::Expire => vacant.drain(..).for_each(|v: Vacant| v.end(Reason::NoMember)),
+                _ => {}
+            }
+            for entry in log.accounts() {
+                prop_assert_eq!(entry.account.imbalance(), 0, "{:?}", entry);
+            }
+            prop_assert_eq!(log.gone().imbalance(), 0);
+        }
+        // Everybody goes: what was received and what was dropped is all that was offered.
+        readers.clear();
+        vacant.drain(..).for_each(|v| v.end(Reason::NoMember));
+        prop_assert!(log.accounts().is_empty());
+        let (mut all, mut count) = (log.gone(), 0);
+        for ids in received.values_mut() {
+            count += ids.len() as u64;
+            ids.sort_unstable();
+            let before = ids.len();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), before, "delivered twice");
+        }
+        all.sent -= count;
+        prop_assert!(all.sent <= all.notices, "what is sent beyond the frames is notices");
+        prop_assert!(told <= all.dropped.total());
+        prop_assert_eq!(log.bytes(), 0);
+    }
+}
