@@ -6,11 +6,15 @@
 //! [`log::Log`], the socket takes them, and the [`ledger`] has counted each one once on every
 //! side. [`shutdown`] ends it in the order the data flows; [`telemetry`] shows it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod backoff;
+pub mod clock;
 pub mod frame;
 pub mod ledger;
 pub mod listener;
 pub mod log;
+pub mod process;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -64,8 +64,9 @@ pub struct Log {
 
 struct State {
     cap: usize,
-    /// Bytes in sealed chunks.
+    /// Bytes in sealed chunks, here and in all logs that share the sum.
     bytes: usize,
+    total: Arc<AtomicUsize>,
     chunks: VecDeque<Held>,
     /// The number of the chunk in front; chunks are numbered from 0 as they are sealed.
     first: u64,
@@ -121,10 +122,16 @@ impl Log {
     /// Beyond the cap there is the open chunk (at most 32 KiB and one batch) and one claim per
     /// member.
     pub fn new(cap: usize, overflow: Reason) -> Arc<Log> {
+        Log::sharing(cap, overflow, Arc::default())
+    }
+
+    /// A log like [`Log::new`] that also adds its bytes to `total`, the sum of several logs.
+    pub fn sharing(cap: usize, overflow: Reason, total: Arc<AtomicUsize>) -> Arc<Log> {
         Arc::new(Log {
             state: Mutex::new(State {
                 cap,
                 bytes: 0,
+                total,
                 chunks: VecDeque::new(),
                 first: 0,
                 open: Frames::new(),
@@ -300,6 +307,7 @@ impl State {
             return;
         }
         self.bytes += chunk.size();
+        self.total.fetch_add(chunk.size(), Ordering::Relaxed);
         self.chunks.push_back(Held {
             chunk: Arc::new(chunk),
             behind,
@@ -311,15 +319,13 @@ impl State {
 
     /// The oldest chunk leaves; the groups that had not passed it are charged for it.
     fn evict_front(&mut self, overflow: Reason) {
-        let Some(held) = self.chunks.pop_front() else {
+        let evicted = self.first;
+        let Some(chunk) = self.pop_front() else {
             return;
         };
-        self.bytes -= held.chunk.size();
-        let evicted = self.first;
-        self.first += 1;
         for group in self.groups.iter_mut().flatten() {
             if group.chunk == evicted {
-                let lost = held.chunk.weight_from(group.entry);
+                let lost = chunk.weight_from(group.entry);
                 group.lost(overflow, lost);
                 group.chunk += 1;
                 group.entry = 0;
@@ -330,11 +336,16 @@ impl State {
     /// Chunks that every group has passed are let go.
     fn trim(&mut self) {
         while self.chunks.front().is_some_and(|held| held.behind == 0) {
-            if let Some(held) = self.chunks.pop_front() {
-                self.bytes -= held.chunk.size();
-                self.first += 1;
-            }
+            self.pop_front();
         }
+    }
+
+    fn pop_front(&mut self) -> Option<Arc<Chunk>> {
+        let chunk = self.chunks.pop_front()?.chunk;
+        self.first += 1;
+        self.bytes -= chunk.size();
+        self.total.fetch_sub(chunk.size(), Ordering::Relaxed);
+        Some(chunk)
     }
 
     fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -516,9 +527,16 @@ impl Member {
         Poll::Pending
     }
 
-    /// The socket has taken the last claim.
-    pub fn sent(&mut self) {
-        self.log.lock().group(self.group).sent(self.id);
+    /// The socket has taken the last claim; returns how many frames that were.
+    pub fn sent(&mut self) -> u64 {
+        self.log.lock().group(self.group).sent(self.id)
+    }
+
+    /// The sums of this member's group.
+    pub fn account(&self) -> Account {
+        let state = self.log.lock();
+        let group = state.groups[self.group].as_ref();
+        group.map(|group| state.entry(group).account).unwrap_or_default()
     }
 
     /// Leaves the group. `taken` is how many bytes of the unsettled claim the socket took:

@@ -18,6 +18,15 @@ pub enum Filter {
 }
 
 impl Filter {
+    /// The name used in pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Everything => "everything",
+            Filter::Logs => "logs",
+            Filter::Metrics => "metrics",
+        }
+    }
+
     /// Whether a frame that is a log, or is none, is asked for.
     #[inline]
     pub fn matches(self, log: bool) -> bool {
@@ -152,12 +161,13 @@ impl Group {
         }
     }
 
-    /// The socket took what the member held.
-    pub(super) fn sent(&mut self, member: u64) {
+    /// The socket took what the member held; returns how many frames that were.
+    pub(super) fn sent(&mut self, member: u64) -> u64 {
         let slot = self.members.iter_mut().find(|(id, _)| *id == member);
-        if let Some(hand) = slot.and_then(|(_, hand)| hand.take()) {
-            self.sent += self.weigh(&hand);
-        }
+        let hand = slot.and_then(|(_, hand)| hand.take());
+        let frames = hand.map_or(0, |hand| self.weigh(&hand));
+        self.sent += frames;
+        frames
     }
 
     // Members.

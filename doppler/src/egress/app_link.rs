@@ -1,0 +1,86 @@
+//! The link that carries all app tails of one Traffic Controller, each envelope behind the
+//! handle of its app.
+
+use super::protocol;
+use super::report::Reports;
+use crate::router::app_store::{Link, Taken};
+use proto::link::{self, Downstream, Upstream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+use transport::clock::unix_ns;
+use transport::frame;
+use transport::websocket::{Close, Incoming, Socket};
+
+/// Writes what `link` takes, and follows the Traffic Controller's subscriptions, until one of
+/// them ends.
+pub(super) async fn run<S>(mut link: Link, mut socket: Socket<S>, peer: &str)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut reports = Reports::new();
+    let end = loop {
+        tokio::select! {
+            taken = link.take(unix_ns) => match taken {
+                Some(Taken::Frames(frames)) => {
+                    if let Err(ended) = socket.send(&frames).await {
+                        break Some(ended);
+                    }
+                    link.sent();
+                    reports.sent(frame::frames(&frames).count() as u64);
+                }
+                Some(Taken::Ended(handle, account)) => {
+                    let ended = link::Ended {
+                        handle,
+                        sent: account.sent,
+                        dropped: account.dropped.total(),
+                    };
+                    if let Err(ended) = socket.send_text(&Downstream::Ended(ended).to_json()).await {
+                        break Some(ended);
+                    }
+                }
+                None => break None,
+            },
+            said = socket.next() => match said {
+                Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
+                    Ok(Upstream::Leave {}) => break None,
+                    Ok(message) => follow(&link, message),
+                    Err(bad) => break Some(protocol(&bad)),
+                },
+                Ok(Incoming::Frames { .. }) => {}
+                Err(ended) => break Some(ended),
+            },
+            () = reports.due() => {
+                if let Err(ended) = socket.send_text(&reports.tell(link.account())).await {
+                    break Some(ended);
+                }
+            }
+        }
+    };
+    let last_words = reports.tell(link.account());
+    drop(link);
+    match end {
+        Some(ended) => {
+            debug!(peer, %ended, "app link ended");
+            if let Some(close) = ended.answer() {
+                socket.close(close).await;
+            }
+        }
+        None => {
+            if socket.send_text(&last_words).await.is_ok() {
+                socket.close(Close::GOING_AWAY).await;
+            }
+        }
+    }
+}
+
+fn follow(link: &Link, message: Upstream) {
+    match message {
+        Upstream::Subscribe(apps) => {
+            apps.iter().for_each(|(handle, app)| link.subscribe(*handle, app));
+        }
+        Upstream::Unsubscribe(handles) => {
+            handles.iter().for_each(|handle| link.unsubscribe(*handle));
+        }
+        Upstream::Leave {} | Upstream::Written(_) | Upstream::Unknown => {}
+    }
+}

@@ -1,0 +1,58 @@
+//! What a link tells its Traffic Controller about itself: how much it was sent, so that both
+//! ends can tell what was lost between them, even when one of them is killed.
+
+use proto::link::{Downstream, Report};
+use std::time::Duration;
+use tokio::time::{Interval, MissedTickBehavior};
+use transport::clock::unix_ns;
+use transport::ledger::Account;
+
+/// How often, while there is something new. It bounds what a killed process leaves unknown.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The reports of one link.
+pub(super) struct Reports {
+    epoch: u64,
+    sent: u64,
+    told: u64,
+    ticks: Interval,
+}
+
+impl Reports {
+    /// A new epoch, with nothing sent.
+    pub(super) fn new() -> Reports {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Reports {
+            epoch: unix_ns() as u64,
+            sent: 0,
+            told: 0,
+            ticks,
+        }
+    }
+
+    /// The link's socket took so many envelopes more.
+    pub(super) fn sent(&mut self, envelopes: u64) {
+        self.sent += envelopes;
+    }
+
+    /// Waits until there is something new to tell and it is time to. Cancel-safe.
+    pub(super) async fn due(&mut self) {
+        if self.told == self.sent {
+            std::future::pending().await
+        }
+        self.ticks.tick().await;
+    }
+
+    /// The report: this link's `sent`, its subscription's losses and what waits.
+    pub(super) fn tell(&mut self, account: Account) -> String {
+        self.told = self.sent;
+        let report = Report {
+            epoch: self.epoch,
+            sent: self.sent,
+            dropped: account.dropped.total(),
+            queued: account.queued,
+        };
+        Downstream::Report(report).to_json()
+    }
+}

@@ -1,0 +1,142 @@
+//! Every number a Doppler counts, by its Prometheus name.
+//!
+//! Incremented once per message, never per envelope. What a subscription was sent and lost is
+//! not counted here but read from the router's accounts, so that it cannot disagree with them.
+
+use crate::router::Router;
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use std::sync::atomic::{AtomicU64, Ordering};
+use transport::ledger::{Account, Dropped, Reason};
+
+/// Counters and gauges of one Doppler.
+pub struct Metrics {
+    envelopes: Count,
+    conversions: Count,
+    dropped: [Count; Reason::ALL.len()],
+    subscriptions: Gauge,
+    sent: Counter,
+    lost: [Counter; Reason::ALL.len()],
+    imbalance: Gauge,
+}
+
+/// A counter that can be read back.
+struct Count {
+    value: AtomicU64,
+    shown: Counter,
+}
+
+impl Count {
+    fn new(shown: Counter) -> Count {
+        Count {
+            value: AtomicU64::new(0),
+            shown,
+        }
+    }
+
+    fn add(&self, n: u64) {
+        self.value.fetch_add(n, Ordering::Relaxed);
+        self.shown.increment(n);
+    }
+
+    fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Registers and describes them all.
+    pub fn new() -> Metrics {
+        describe_counter!("doppler_ingress_envelopes_total", "Envelopes taken from agents, as they came");
+        describe_counter!(
+            "doppler_ingress_conversions_total",
+            "dropsonde v1 envelopes that the envelopes taken amount to; upstream's `ingress`"
+        );
+        describe_counter!("doppler_ingress_dropped_envelopes_total", "Envelopes lost at the door, by reason");
+        describe_counter!("doppler_ingress_refused_messages_total", "gRPC messages refused as a whole, by reason");
+        describe_gauge!("doppler_subscriptions", "Firehose groups and tailed apps with a reader at the moment");
+        describe_counter!("doppler_egress_envelopes_total", "Envelopes that readers' sockets took, notices included");
+        describe_counter!("doppler_egress_dropped_envelopes_total", "Envelopes lost behind the router, by reason");
+        describe_gauge!(
+            "doppler_accounting_imbalance",
+            "Envelopes by which some account does not add up; anything but 0 is a bug"
+        );
+        Metrics {
+            envelopes: Count::new(counter!("doppler_ingress_envelopes_total")),
+            conversions: Count::new(counter!("doppler_ingress_conversions_total")),
+            dropped: Reason::ALL.map(|reason| {
+                Count::new(counter!("doppler_ingress_dropped_envelopes_total", "reason" => reason.name()))
+            }),
+            subscriptions: gauge!("doppler_subscriptions"),
+            sent: counter!("doppler_egress_envelopes_total"),
+            lost: Reason::ALL
+                .map(|reason| counter!("doppler_egress_dropped_envelopes_total", "reason" => reason.name())),
+            imbalance: gauge!("doppler_accounting_imbalance"),
+        }
+    }
+
+    /// A message was taken: what it held, and what of that was lost at the door.
+    pub(crate) fn received(&self, envelopes: u64, conversions: u64, dropped: &Dropped) {
+        self.envelopes.add(envelopes);
+        self.conversions.add(conversions);
+        for (reason, count) in dropped.iter() {
+            self.dropped[reason as usize].add(count);
+        }
+    }
+
+    /// A gRPC message was refused as a whole.
+    pub(crate) fn refused_message(&self, reason: &'static str) {
+        counter!("doppler_ingress_refused_messages_total", "reason" => reason).increment(1);
+    }
+
+    /// Reads the router's accounts; returns their sum. Called every second.
+    pub(crate) fn audit(&self, router: &Router) -> Totals {
+        let accounts = router.accounts();
+        let mut sum = router.gone();
+        let mut imbalance = sum.imbalance().unsigned_abs();
+        for (_, account) in &accounts {
+            imbalance += account.imbalance().unsigned_abs();
+            sum += *account;
+        }
+        self.subscriptions.set(accounts.len() as f64);
+        self.sent.absolute(sum.sent);
+        for (reason, counter) in Reason::ALL.into_iter().zip(&self.lost) {
+            counter.absolute(sum.dropped[reason]);
+        }
+        self.imbalance.set(imbalance as f64);
+        Totals {
+            subscriptions: accounts.len(),
+            egress: sum,
+            ..self.ingress()
+        }
+    }
+
+    /// What came in so far.
+    pub(crate) fn ingress(&self) -> Totals {
+        let mut dropped = Dropped::default();
+        for (reason, count) in Reason::ALL.into_iter().zip(&self.dropped) {
+            dropped.add(reason, count.get());
+        }
+        Totals {
+            envelopes: self.envelopes.get(),
+            conversions: self.conversions.get(),
+            dropped,
+            subscriptions: 0,
+            egress: Account::default(),
+        }
+    }
+}
+
+/// The sums of one Doppler.
+pub(crate) struct Totals {
+    pub(crate) envelopes: u64,
+    pub(crate) conversions: u64,
+    pub(crate) dropped: Dropped,
+    pub(crate) subscriptions: usize,
+    pub(crate) egress: Account,
+}

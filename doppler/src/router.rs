@@ -1,0 +1,121 @@
+//! Where every envelope goes: into the chunk log that firehose groups read, and into the queue
+//! of each link that tails its app.
+//!
+//! In come [`Batch`]es of envelopes already framed as dropsonde v1; out come claims of the
+//! log's members and of [`app_store::Link`]s. Publishing never waits. The router knows neither
+//! doors, sockets, tasks nor the clock.
+
+pub mod app_store;
+pub mod batch;
+
+use app_store::AppStore;
+use batch::Batch;
+use proto::transcode::View;
+use std::sync::Arc;
+use transport::ledger::{Account, Reason};
+use transport::log::{Filter, Log, Member};
+
+/// Joins the doors envelopes come in by to the readers they go to.
+pub struct Router {
+    log: Arc<Log>,
+    apps: Arc<AppStore>,
+}
+
+impl Router {
+    /// A router whose chunk log and app store hold at most so many bytes each.
+    pub fn new(log_bytes: usize, app_store_bytes: usize) -> Router {
+        Router {
+            log: Log::new(log_bytes, Reason::LogOverflow),
+            apps: AppStore::new(app_store_bytes),
+        }
+    }
+
+    /// Who is listening, to be asked for each envelope before it is encoded.
+    pub fn interest(&self) -> Interest<'_> {
+        Interest {
+            firehose: self.log.is_read(),
+            tailed: self.apps.tailed(),
+        }
+    }
+
+    /// Offers a batch to every reader and empties it.
+    pub fn publish(&self, batch: &mut Batch) {
+        self.apps.offer(batch);
+        batch.clear_apps();
+        self.log.append(&mut batch.frames);
+    }
+
+    /// Joins the firehose group of that subscription id and filter.
+    pub fn firehose(&self, subscription: &str, filter: Filter) -> Member {
+        self.log.join(subscription, filter)
+    }
+
+    /// Opens the queues of one Traffic Controller's app tails; `peer` names it in accounts.
+    pub fn app_link(&self, peer: &str) -> app_store::Link {
+        self.apps.link(peer)
+    }
+
+    /// The log, for its sealing timer and for closing it.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The app store, for closing it.
+    pub fn apps(&self) -> &Arc<AppStore> {
+        &self.apps
+    }
+
+    /// Every live subscription's account, each taken at one moment.
+    pub fn accounts(&self) -> Vec<(Subscription, Account)> {
+        let firehoses = self.log.accounts().into_iter().map(|entry| {
+            let subscription = Subscription::Firehose {
+                id: entry.name,
+                filter: entry.filter,
+                members: entry.members,
+            };
+            (subscription, entry.account)
+        });
+        firehoses.chain(self.apps.accounts()).collect()
+    }
+
+    /// The sums of all subscriptions that ended.
+    pub fn gone(&self) -> Account {
+        let mut gone = self.log.gone();
+        gone += self.apps.gone();
+        gone
+    }
+}
+
+/// Whose account it is.
+#[derive(Debug, Clone)]
+pub enum Subscription {
+    /// A firehose group.
+    Firehose {
+        /// The subscription id.
+        id: Arc<str>,
+        /// What it asked for.
+        filter: Filter,
+        /// How many clients share it.
+        members: usize,
+    },
+    /// One app, tailed over one link.
+    App {
+        /// The Traffic Controller.
+        peer: Arc<str>,
+        /// The app id.
+        app: Arc<str>,
+    },
+}
+
+/// Who listens at the moment. Holds off new tails while it is held: do not keep it over a wait.
+pub struct Interest<'a> {
+    firehose: bool,
+    tailed: app_store::Tailed<'a>,
+}
+
+impl Interest<'_> {
+    /// Whether anybody would read this envelope.
+    pub fn wants(&self, envelope: &View<'_>) -> bool {
+        self.firehose || self.tailed.wants(envelope)
+    }
+}

@@ -1,0 +1,537 @@
+//! What waits for app tails: for each link a queue per tailed app, one byte cap over all.
+//!
+//! In come envelopes with their app id; out come runs of link frames (a handle and an
+//! envelope, `proto::link`) that one Traffic Controller's socket can take. A changing set of
+//! apps must not be charged with other apps' envelopes, hence queues and not a log.
+//!
+//! Apps take turns by deficit round-robin, so a loud app does not hold up a quiet one. Over
+//! the cap the fattest queue loses its oldest envelope, is charged with it, and its tails are
+//! told before their next envelope.
+
+use super::Subscription;
+use super::batch::Batch;
+use proto::link::HANDLE_BYTES;
+use proto::transcode::View;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::task::{Context, Poll, Waker};
+use transport::frame;
+use transport::ledger::{Account, Dropped, Reason};
+
+/// How many bytes an app may send when its turn comes; deficits carry over to the next turn.
+const QUANTUM: usize = 4 << 10;
+
+/// What a link takes at a time: four TLS records.
+const TAKE: usize = 64 << 10;
+
+/// What a waiting envelope costs beside its bytes: its place in the queue.
+const PLACE: usize = size_of::<Box<[u8]>>();
+
+/// Every link's queues.
+pub struct AppStore {
+    state: Mutex<State>,
+    /// The apps that are tailed, to be asked without disturbing the queues.
+    tailed: RwLock<HashMap<Box<[u8]>, Vec<Place>>>,
+    any: AtomicBool,
+}
+
+struct State {
+    cap: usize,
+    bytes: usize,
+    links: BTreeMap<u64, Queues>,
+    opened: u64,
+    gone: Account,
+    closed: bool,
+}
+
+/// Where an app's envelopes go: a link's queue with this handle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    link: u64,
+    handle: u32,
+}
+
+/// One link's queues by handle, and the order in which they send.
+struct Queues {
+    peer: Arc<str>,
+    queues: HashMap<u32, Queue>,
+    /// Handles of queues that hold something, next to send first.
+    turns: VecDeque<u32>,
+    /// What the link has taken and not settled: handle and envelopes.
+    hand: Vec<(u32, u64)>,
+    ended: Vec<(u32, Account)>,
+    waker: Option<Waker>,
+}
+
+struct Queue {
+    app: Arc<str>,
+    frames: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    deficit: usize,
+    held: u64,
+    untold: u64,
+    lost: u64,
+    offered: u64,
+    notices: u64,
+    sent: u64,
+    dropped: Dropped,
+    /// Unsubscribed; waits for its last envelopes to be settled.
+    ending: bool,
+}
+
+impl AppStore {
+    /// A store that holds at most `cap` bytes of waiting envelopes.
+    pub fn new(cap: usize) -> Arc<AppStore> {
+        Arc::new(AppStore {
+            state: Mutex::new(State {
+                cap,
+                bytes: 0,
+                links: BTreeMap::new(),
+                opened: 0,
+                gone: Account::default(),
+                closed: false,
+            }),
+            tailed: RwLock::default(),
+            any: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens the queues of one link.
+    pub fn link(self: &Arc<AppStore>, peer: &str) -> Link {
+        let mut state = self.lock();
+        state.opened += 1;
+        let id = state.opened;
+        state.links.insert(id, Queues::new(peer.into()));
+        drop(state);
+        Link {
+            store: self.clone(),
+            id,
+        }
+    }
+
+    /// Which apps anybody tails.
+    pub fn tailed(&self) -> Tailed<'_> {
+        let any = self.any.load(Ordering::Acquire);
+        Tailed(any.then(|| self.tailed.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Puts each envelope of a tailed app into the queues of its tails.
+    pub fn offer(&self, batch: &Batch) {
+        let tailed = self.tailed();
+        let Some(places) = &tailed.0 else {
+            return;
+        };
+        let mut state = self.lock();
+        for (app, envelope) in batch.envelopes() {
+            for place in places.get(app).into_iter().flatten() {
+                state.offer(*place, envelope);
+            }
+        }
+        state.make_room();
+        let wake = state.ready_links();
+        drop(state);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Every tailed app's account, all taken at one moment.
+    pub fn accounts(&self) -> Vec<(Subscription, Account)> {
+        let state = self.lock();
+        let of_link = |queues: &Queues| {
+            let peer = queues.peer.clone();
+            let entry = move |queue: &Queue| {
+                let (peer, app) = (peer.clone(), queue.app.clone());
+                (Subscription::App { peer, app }, queue.account())
+            };
+            queues.queues.values().map(entry).collect::<Vec<_>>()
+        };
+        state.links.values().flat_map(of_link).collect()
+    }
+
+    /// The sums of the tails that are gone.
+    pub fn gone(&self) -> Account {
+        self.lock().gone
+    }
+
+    /// Ends the store: links drain what is there and then get `None`.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let wake: Vec<Waker> = state.links.values_mut().filter_map(|l| l.waker.take()).collect();
+        drop(state);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retail(&self, change: impl FnOnce(&mut HashMap<Box<[u8]>, Vec<Place>>)) {
+        let mut tailed = self.tailed.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut tailed);
+        self.any.store(!tailed.is_empty(), Ordering::Release);
+    }
+}
+
+/// The apps that are tailed at the moment.
+pub struct Tailed<'a>(Option<RwLockReadGuard<'a, HashMap<Box<[u8]>, Vec<Place>>>>);
+
+impl Tailed<'_> {
+    /// Whether anybody tails the app this envelope may belong to.
+    pub fn wants(&self, envelope: &View<'_>) -> bool {
+        let Some(places) = &self.0 else {
+            return false;
+        };
+        let source = envelope.source_id();
+        places.contains_key(source)
+            || places.contains_key(b"system".as_slice())
+            // An HTTP event names its app by a UUID, which is written in lower case.
+            || source.iter().any(u8::is_ascii_uppercase)
+                && places.contains_key(source.to_ascii_lowercase().as_slice())
+    }
+}
+
+/// The reader of one link's queues. Dropping it closes them.
+pub struct Link {
+    store: Arc<AppStore>,
+    id: u64,
+}
+
+/// What a link is to write next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// Whole link frames, back to back. Settle them with [`Link::sent`].
+    Frames(Vec<u8>),
+    /// An unsubscribed app's last account.
+    Ended(u32, Account),
+}
+
+impl Link {
+    /// Starts a queue for `app`; its frames carry `handle`. A handle in use is left alone.
+    pub fn subscribe(&self, handle: u32, app: &str) {
+        let mut state = self.store.lock();
+        let Some(link) = state.links.get_mut(&self.id) else {
+            return;
+        };
+        if link.queues.contains_key(&handle) {
+            return;
+        }
+        link.queues.insert(handle, Queue::new(app.into()));
+        drop(state);
+        let place = Place { link: self.id, handle };
+        self.store.retail(|tailed| tailed.entry(app.as_bytes().into()).or_default().push(place));
+    }
+
+    /// Ends the queue with that handle; what waits in it is lost as `no_member`.
+    pub fn unsubscribe(&self, handle: u32) {
+        let mut state = self.store.lock();
+        let Some(app) = state.end(self.id, handle) else {
+            return;
+        };
+        let wake = state.links.get_mut(&self.id).and_then(|link| link.waker.take());
+        drop(state);
+        self.store.retail(|tailed| forget(tailed, &app, |place| place.link == self.id && place.handle == handle));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for something to write; `now` (nanoseconds) stamps notices of loss. `None` once
+    /// the store is closed and this link has nothing left. Cancel-safe.
+    pub async fn take(&mut self, now: impl Fn() -> i64) -> Option<Taken> {
+        poll_fn(|cx| self.poll_take(cx, &now)).await
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>, now: impl Fn() -> i64) -> Poll<Option<Taken>> {
+        let mut state = self.store.lock();
+        let closed = state.closed;
+        let Some(link) = state.links.get_mut(&self.id) else {
+            return Poll::Ready(None);
+        };
+        if let Some((handle, account)) = link.ended.pop() {
+            return Poll::Ready(Some(Taken::Ended(handle, account)));
+        }
+        let (frames, freed) = link.take(now);
+        if !frames.is_empty() {
+            state.bytes -= freed;
+            return Poll::Ready(Some(Taken::Frames(frames)));
+        }
+        if closed {
+            return Poll::Ready(None);
+        }
+        link.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The socket has taken the last frames.
+    pub fn sent(&mut self) {
+        self.store.lock().settle(self.id, None);
+    }
+
+    /// The sums of all this link's queues.
+    pub fn account(&self) -> Account {
+        let state = self.store.lock();
+        let mut sum = Account::default();
+        if let Some(link) = state.links.get(&self.id) {
+            link.queues.values().for_each(|queue| sum += queue.account());
+        }
+        sum
+    }
+}
+
+impl Drop for Link {
+    /// What was in hand may have left in part, so it is residue; what waited has no reader.
+    fn drop(&mut self) {
+        let mut state = self.store.lock();
+        state.settle(self.id, Some(Reason::CloseResidue));
+        let handles: Vec<u32> = match state.links.get(&self.id) {
+            Some(link) => link.queues.keys().copied().collect(),
+            None => Vec::new(),
+        };
+        let apps: Vec<_> = handles.iter().filter_map(|handle| state.end(self.id, *handle)).collect();
+        state.links.remove(&self.id);
+        drop(state);
+        self.store.retail(|tailed| {
+            for app in apps {
+                forget(tailed, &app, |place| place.link == self.id);
+            }
+        });
+    }
+}
+
+fn forget(tailed: &mut HashMap<Box<[u8]>, Vec<Place>>, app: &str, gone: impl Fn(&Place) -> bool) {
+    if let Some(places) = tailed.get_mut(app.as_bytes()) {
+        places.retain(|place| !gone(place));
+        if places.is_empty() {
+            tailed.remove(app.as_bytes());
+        }
+    }
+}
+
+impl State {
+    fn offer(&mut self, place: Place, envelope: &[u8]) {
+        let Some(link) = self.links.get_mut(&place.link) else {
+            return;
+        };
+        let Some(queue) = link.queues.get_mut(&place.handle) else {
+            return;
+        };
+        queue.offered += 1;
+        if self.closed {
+            return queue.lost(Reason::Drain, 1);
+        }
+        if queue.is_empty() {
+            link.turns.push_back(place.handle);
+        }
+        self.bytes += queue.push(place.handle, envelope);
+    }
+
+    /// Lets the fattest queue lose its oldest envelope until the cap holds.
+    ///
+    /// Finding the fattest walks all queues once, so this frees a 64th of the cap at a time.
+    fn make_room(&mut self) {
+        if self.bytes <= self.cap {
+            return;
+        }
+        let goal = self.cap - self.cap / 64;
+        let queues = self.links.values_mut().flat_map(|link| link.queues.values_mut());
+        let mut queues: Vec<&mut Queue> = queues.filter(|queue| queue.bytes > 0).collect();
+        let mut fattest: BinaryHeap<(usize, usize)> =
+            queues.iter().enumerate().map(|(n, queue)| (queue.bytes, n)).collect();
+        while self.bytes > goal {
+            let Some((_, n)) = fattest.pop() else {
+                return;
+            };
+            self.bytes -= queues[n].evict();
+            if queues[n].bytes > 0 {
+                fattest.push((queues[n].bytes, n));
+            }
+        }
+    }
+
+    fn ready_links(&mut self) -> Vec<Waker> {
+        let ready = self.links.values_mut().filter(|link| !link.turns.is_empty());
+        ready.filter_map(|link| link.waker.take()).collect()
+    }
+
+    /// What a link held is with its socket, or lost.
+    fn settle(&mut self, link: u64, lost: Option<Reason>) {
+        let Some(queues) = self.links.get_mut(&link) else {
+            return;
+        };
+        for (handle, envelopes) in std::mem::take(&mut queues.hand) {
+            let Some(queue) = queues.queues.get_mut(&handle) else {
+                continue;
+            };
+            queue.held -= envelopes;
+            match lost {
+                None => queue.sent += envelopes,
+                Some(reason) => queue.lost(reason, envelopes),
+            }
+            if queue.ending {
+                self.gone += queues.remove(handle);
+            }
+        }
+    }
+
+    /// Ends a queue, at once or when what the link holds of it is settled; returns its app.
+    fn end(&mut self, link: u64, handle: u32) -> Option<Arc<str>> {
+        let queues = self.links.get_mut(&link)?;
+        let queue = queues.queues.get_mut(&handle)?;
+        let app = queue.app.clone();
+        self.bytes -= queue.empty(Reason::NoMember);
+        queue.ending = true;
+        queues.turns.retain(|turn| *turn != handle);
+        if queue.held == 0 {
+            self.gone += queues.remove(handle);
+        }
+        Some(app)
+    }
+}
+
+impl Queues {
+    fn new(peer: Arc<str>) -> Queues {
+        Queues {
+            peer,
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+            hand: Vec::new(),
+            ended: Vec::new(),
+            waker: None,
+        }
+    }
+
+    /// Takes frames in turns; returns them and how many bytes of the store they free.
+    fn take(&mut self, now: impl Fn() -> i64) -> (Vec<u8>, usize) {
+        let (mut out, mut freed) = (Vec::new(), 0);
+        while out.len() < TAKE {
+            let Some(handle) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(queue) = self.queues.get_mut(&handle) else {
+                continue;
+            };
+            let before = queue.held;
+            freed += queue.take_turn(handle, &mut out, &now);
+            if queue.held > before {
+                self.hand.push((handle, queue.held - before));
+            }
+            if !queue.is_empty() {
+                self.turns.push_back(handle);
+            }
+        }
+        (out, freed)
+    }
+
+    fn remove(&mut self, handle: u32) -> Account {
+        let account = self.queues.remove(&handle).map(|queue| queue.account()).unwrap_or_default();
+        self.ended.push((handle, account));
+        account
+    }
+}
+
+impl Queue {
+    fn new(app: Arc<str>) -> Queue {
+        Queue {
+            app,
+            frames: VecDeque::new(),
+            bytes: 0,
+            deficit: 0,
+            held: 0,
+            untold: 0,
+            lost: 0,
+            offered: 0,
+            notices: 0,
+            sent: 0,
+            dropped: Dropped::default(),
+            ending: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Adds an envelope; returns what it costs the store.
+    fn push(&mut self, handle: u32, envelope: &[u8]) -> usize {
+        let payload = HANDLE_BYTES + envelope.len();
+        let mut frame = Vec::with_capacity(frame::MAX_HEADER + payload);
+        frame::write_header(payload, &mut frame);
+        frame.extend_from_slice(&handle.to_be_bytes());
+        frame.extend_from_slice(envelope);
+        let frame = frame.into_boxed_slice();
+        let cost = cost(&frame);
+        self.bytes += cost;
+        self.frames.push_back(frame);
+        cost
+    }
+
+    /// Loses the oldest envelope; returns what that frees.
+    fn evict(&mut self) -> usize {
+        let Some(frame) = self.frames.pop_front() else {
+            return 0;
+        };
+        self.bytes -= cost(&frame);
+        self.lost(Reason::AppOverflow, 1);
+        cost(&frame)
+    }
+
+    /// Loses everything; returns what that frees.
+    fn empty(&mut self, reason: Reason) -> usize {
+        self.lost(reason, self.frames.len() as u64);
+        self.frames = VecDeque::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Sends what its turn allows, a notice of loss first; returns what that frees.
+    fn take_turn(&mut self, handle: u32, out: &mut Vec<u8>, now: impl Fn() -> i64) -> usize {
+        let mut freed = 0;
+        self.deficit += QUANTUM;
+        while let Some(frame) = self.frames.pop_front_if(|frame| frame.len() <= self.deficit) {
+            if self.untold > 0 {
+                self.tell(handle, out, now());
+            }
+            self.deficit -= frame.len();
+            self.held += 1;
+            freed += cost(&frame);
+            out.extend_from_slice(&frame);
+        }
+        self.bytes -= freed;
+        if self.frames.is_empty() {
+            self.deficit = 0;
+        }
+        freed
+    }
+
+    fn tell(&mut self, handle: u32, out: &mut Vec<u8>, now: i64) {
+        let mut payload = handle.to_be_bytes().to_vec();
+        let delta = std::mem::take(&mut self.untold);
+        proto::notice::app(&mut payload, delta, self.lost, now, self.app.as_bytes());
+        frame::write_header(payload.len(), out);
+        out.extend_from_slice(&payload);
+        self.notices += 1;
+        self.held += 1;
+    }
+
+    fn lost(&mut self, reason: Reason, envelopes: u64) {
+        self.dropped.add(reason, envelopes);
+        self.lost += envelopes;
+        self.untold += envelopes;
+    }
+
+    fn account(&self) -> Account {
+        Account {
+            offered: self.offered,
+            notices: self.notices,
+            sent: self.sent,
+            dropped: self.dropped,
+            queued: self.frames.len() as u64 + self.held,
+        }
+    }
+}
+
+fn cost(frame: &[u8]) -> usize {
+    frame.len() + PLACE
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! The Dopplers, and how a link to one is opened.
+//!
+//! In come addresses; out come sockets that speak `proto::link`. Links retry for ever, with
+//! full jitter under a cap of 2 s: a Doppler that comes back is read again within that.
+
+pub mod app_link;
+pub mod firehose_link;
+
+use http::Request;
+use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
+use proto::link::PROTOCOL;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use transport::process::chain;
+use transport::listener::{DialError, Dialer, Stream};
+use transport::websocket::upgrade::{self, ConnectError};
+use transport::websocket::{Options, Socket};
+
+/// How long a link may take to open: TCP, TLS and the handshake.
+pub(crate) const OPEN: Duration = Duration::from_secs(5);
+
+/// What a socket may hold of a firehose link's bytes that its client has not taken: what a
+/// leaving client costs its group is this at most, and a claim.
+pub(crate) const RECEIVE_BUFFER: usize = 256 << 10;
+
+/// One Doppler's address and how to reach it.
+pub struct Doppler {
+    /// `host:port`.
+    pub address: String,
+    dialer: Dialer,
+    /// Whether the last attempt failed: outages are logged once, not once per link.
+    down: AtomicBool,
+}
+
+/// Why a link did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody there, or not whom we expect.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// Somebody there who speaks something else.
+    #[error("{address} does not open a link: {source}")]
+    Handshake {
+        /// The Doppler.
+        address: String,
+        /// What it answered.
+        source: ConnectError,
+    },
+}
+
+impl Doppler {
+    /// A Doppler that is dialled like this.
+    pub fn new(address: String, dialer: Dialer) -> Doppler {
+        Doppler {
+            address,
+            dialer,
+            down: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens the link with that path.
+    async fn open(&self, path: &str) -> Result<Socket<Stream>, OpenError> {
+        let stream = self.dialer.dial(&self.address).await?;
+        let refused = |source| OpenError::Handshake {
+            address: self.address.clone(),
+            source,
+        };
+        let request = Request::get(path)
+            .header(HOST, &self.address)
+            .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+            .body(())
+            .map_err(|_| refused(ConnectError::NoHost))?;
+        let connected = upgrade::connect(stream, request, Instant::now() + OPEN).await;
+        let (stream, read, _) = connected.map_err(refused)?;
+        self.report(None);
+        Ok(Socket::new(stream, read, Options::link_client()))
+    }
+
+    /// Logs that the Doppler went away or came back, once.
+    fn report(&self, failed: Option<&dyn std::error::Error>) {
+        let was_down = self.down.swap(failed.is_some(), Ordering::Relaxed);
+        match failed {
+            Some(error) if !was_down => {
+                let error = chain(error);
+                tracing::warn!(doppler = self.address, error, "cannot read from a Doppler; trying on");
+            }
+            None if was_down => tracing::info!(doppler = self.address, "reading from the Doppler again"),
+            _ => {}
+        }
+    }
+}
+
+/// What both ends of a link have counted: `sent = received + gap`.
+#[derive(Default)]
+pub struct Hop {
+    connected: AtomicBool,
+    /// Sums of the link's earlier lives, and the counts of this one.
+    sent: AtomicU64,
+    received: AtomicU64,
+    earlier: AtomicU64,
+}
+
+impl Hop {
+    fn opened(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+    }
+
+    fn closed(&self) {
+        self.connected.store(false, Ordering::Relaxed);
+        self.earlier.store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn received(&self, envelopes: u64) {
+        self.received.fetch_add(envelopes, Ordering::Relaxed);
+    }
+
+    /// The Doppler says how much it sent in this life of the link.
+    fn reported(&self, sent: u64) {
+        self.sent.store(self.earlier.load(Ordering::Relaxed) + sent, Ordering::Relaxed);
+    }
+
+    /// As shown to operators. `sent` is what the Doppler last reported: up to 100 ms old.
+    pub fn page(&self, doppler: &str) -> serde_json::Value {
+        serde_json::json!({
+            "doppler": doppler,
+            "connected": self.connected.load(Ordering::Relaxed),
+            "sent": self.sent.load(Ordering::Relaxed),
+            "received": self.received.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// All Dopplers.
+pub type Dopplers = Arc<[Arc<Doppler>]>;

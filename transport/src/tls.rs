@@ -1,0 +1,376 @@
+//! TLS settings made from PEM files.
+//!
+//! In come paths, out come rustls settings ready for [`crate::listener`]; every call reads its
+//! files anew, so loading new certificates is calling again. Nothing here reads the
+//! environment or relies on a process-wide crypto provider.
+//!
+//! TLS 1.2 and 1.3 with ECDHE and AES-GCM alone, as the Go components between themselves. A
+//! name is checked against the certificate's SANs; a CN is never looked at.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+
+pub use rustls::{ClientConfig, ServerConfig};
+pub use rustls_pki_types::ServerName;
+
+/// ALPN for HTTP/1.1 and WebSocket.
+pub const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// ALPN for HTTP/2 and gRPC.
+pub const H2: &[u8] = b"h2";
+
+/// Where Linux distributions and macOS keep the CAs that browsers trust, in the order Go
+/// looks for them (`crypto/x509/root_linux.go`).
+pub const SYSTEM_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// AES-GCM alone: where the processor helps, which is everywhere this runs, it costs less than
+/// half of ChaCha20, and every TLS 1.3 peer must have it (RFC 8446 §9.1).
+const CIPHER_SUITES: &[SupportedCipherSuite] = &[
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+/// Who we are: a certificate and its key, each a PEM file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Our certificate first, then the intermediates up to, without, the root.
+    pub cert: PathBuf,
+    /// Its private key, unencrypted: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// Whose signature makes a server trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roots<'a> {
+    /// The CAs in this PEM file and no others. Every certificate in it must be usable.
+    Ca(&'a Path),
+    /// The CAs the operating system trusts: this PEM bundle if given (by custom what
+    /// `SSL_CERT_FILE` says), else the first of [`SYSTEM_BUNDLES`] that exists. Certificates
+    /// in it that we cannot use are passed over, as long as one can be used.
+    System(Option<&'a Path>),
+}
+
+/// Why settings could not be made, naming the file to look at.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file is missing, or not ours to read.
+    #[error("could not read {path}: check that it exists and that this user may read it")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There are PEM sections, and one is broken.
+    #[error("{path} is not valid PEM: write it again from its source")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Where it is broken.
+        source: pem::Error,
+    },
+    /// A file without certificates where there must be one.
+    #[error("no certificate in {path}: expected PEM with a BEGIN CERTIFICATE line")]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file without a key where there must be one.
+    #[error(
+        "no private key in {path}: expected PEM with an unencrypted PKCS#8, PKCS#1 or SEC1 key"
+    )]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// PEM around something that is not a certificate, or a certificate of no use here.
+    #[error("a certificate in {path} cannot be used")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// PEM around something that is not a key, or a key of a kind we do not have.
+    #[error("the private key in {path} cannot be used: give an RSA, ECDSA or Ed25519 key")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// A certificate and somebody else's key.
+    #[error(
+        "the key in {key} does not belong to the first certificate in {cert}: \
+         give the two that were issued together"
+    )]
+    Mismatch {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// No file of [`SYSTEM_BUNDLES`] exists.
+    #[error("found no CA bundle of the system: give a CA file, or its path in SSL_CERT_FILE")]
+    NoSystemBundle,
+    /// Not a name that a certificate could have.
+    #[error("{name:?} is neither a DNS name nor an IP address")]
+    ServerName {
+        /// What was given.
+        name: String,
+    },
+}
+
+/// Settings to accept connections as `identity`.
+///
+/// With `client_ca` a client must present a certificate that the file's CAs signed, that is
+/// in date, and whose extended key usage, if any is stated, names client authentication.
+/// Without, no client certificate is asked for. `alpn` is in order of *our* preference; a
+/// client that offers ALPN but nothing of ours is refused, one that offers none is not.
+///
+/// Sessions are never resumed: a client whose CA is withdrawn must not come back on an old
+/// ticket, and ten thousand idle tails need no memory of theirs.
+pub fn server(
+    identity: &Identity,
+    client_ca: Option<&Path>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(VERSIONS)
+        .expect("CIPHER_SUITES has suites of both VERSIONS");
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let roots = Arc::new(ca(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .build()
+                .expect("fails for no roots, and `ca` has one at least, or a bad CRL, and there is none");
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let (chain, key) = load(identity)?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| refused(identity, error))?;
+    config.alpn_protocols = owned(alpn);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Settings to connect to servers that `roots` vouch for, as `identity` if the server asks.
+pub fn client(
+    roots: Roots<'_>,
+    identity: Option<&Identity>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match roots {
+        Roots::Ca(path) => ca(path)?,
+        Roots::System(bundle) => system(bundle)?,
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .expect("CIPHER_SUITES has suites of both VERSIONS")
+        .with_root_certificates(roots);
+    finish(builder, identity, alpn)
+}
+
+/// Settings to connect to **anyone at all**: no certificate is checked against a CA, a name or
+/// the date, so whoever can place himself between us and the server reads the token and the
+/// stream. Only for a setting whose name says so (`skip_cert_verify`).
+pub fn client_that_trusts_anyone(
+    identity: Option<&Identity>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(VERSIONS)
+        .expect("CIPHER_SUITES has suites of both VERSIONS")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    finish(builder, identity, alpn)
+}
+
+/// The name to expect in a server's certificate. Underscores are allowed (`rlp_gateway`).
+pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName { name: name.into() })
+}
+
+fn finish(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    identity: Option<&Identity>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = load(identity)?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| refused(identity, error))?
+        }
+    };
+    config.alpn_protocols = owned(alpn);
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: CIPHER_SUITES.to_vec(),
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+fn owned(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(TlsError::NoCertificate { path: path.into() }),
+        Ok(found) => Ok(found),
+        Err(source) => Err(TlsError::Pem {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn load(identity: &Identity) -> Result<Pair, TlsError> {
+    let chain = certificates(&identity.cert)?;
+    let path = &identity.key;
+    let key = PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey { path: path.clone() },
+        source => TlsError::Pem {
+            path: path.clone(),
+            source,
+        },
+    })?;
+    Ok((chain, key))
+}
+
+/// Which of the two files rustls did not like.
+fn refused(identity: &Identity, error: rustls::Error) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {
+            cert: identity.cert.clone(),
+            key: identity.key.clone(),
+        },
+        rustls::Error::InvalidCertificate(_) => TlsError::Certificate {
+            path: identity.cert.clone(),
+            source: error,
+        },
+        _ => TlsError::Key {
+            path: identity.key.clone(),
+            source: error,
+        },
+    }
+}
+
+fn ca(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|source| TlsError::Certificate {
+                path: path.into(),
+                source,
+            })?;
+    }
+    Ok(roots)
+}
+
+fn system(bundle: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let path = match bundle {
+        Some(path) => path,
+        None => SYSTEM_BUNDLES
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+            .ok_or(TlsError::NoSystemBundle)?,
+    };
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(certificates(path)?);
+    if added == 0 {
+        return Err(TlsError::NoCertificate { path: path.into() });
+    }
+    Ok(roots)
+}
+
+/// Believes every certificate; that the server holds its key is still checked.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
