@@ -60,27 +60,23 @@ impl Envelope {
     ///
     /// `None` where a log or container metric names no app; only firehoses carry it.
     pub fn app_id(&self) -> Option<Cow<'_, str>> {
-        let id = match self.event_type() {
-            EventType::LogMessage => self.log_message.as_ref()?.app_id.as_deref()?.into(),
-            EventType::ContainerMetric => self
-                .container_metric
-                .as_ref()?
-                .application_id
-                .as_str()
-                .into(),
-            EventType::HttpStartStop => {
-                match self
-                    .http_start_stop
-                    .as_ref()
-                    .and_then(|http| http.application_id)
-                {
+        // Not `event_type()`, which takes a number from the future for an HttpStartStop.
+        let id: Cow<'_, str> = match EventType::try_from(self.event_type) {
+            Ok(EventType::LogMessage) => self.log_message.as_ref()?.app_id().into(),
+            Ok(EventType::ContainerMetric) => {
+                let metric = self.container_metric.as_ref()?;
+                metric.application_id.as_str().into()
+            }
+            Ok(EventType::HttpStartStop) => {
+                let http = self.http_start_stop.as_ref();
+                match http.and_then(|http| http.application_id) {
                     Some(id) => id.to_string().into(),
                     None => SYSTEM.into(),
                 }
             }
-            EventType::ValueMetric | EventType::CounterEvent | EventType::Error => SYSTEM.into(),
+            _ => SYSTEM.into(),
         };
-        Some(id).filter(|id: &Cow<'_, str>| !id.is_empty())
+        Some(id).filter(|id| !id.is_empty())
     }
 }
 

@@ -3,7 +3,7 @@
 //! In go runs of whole frames made by [`crate::frame`]; out come runs of whole frames, texts,
 //! and at last the one reason why it is over ([`Ended`]). Data frames are never taken apart
 //! here: what stands in the read buffer is handed out as one slice. Every other frame (control,
-//! text, fragment, mistake) goes through tungstenite, which does no I/O of its own ([`engine`]).
+//! text, fragment, mistake) goes through tungstenite, which does no I/O of its own (`engine`).
 //!
 //! Promises: one task owns a socket, and nothing is spawned. Control frames stand between data
 //! frames, never inside one. Whatever ends first, at most one frame has been started and not
@@ -155,6 +155,16 @@ pub enum Incoming {
     Text(String),
 }
 
+impl Incoming {
+    /// The bytes it holds on to, more or less: empty texts take room too.
+    fn weight(&self) -> usize {
+        match self {
+            Incoming::Frames { run, .. } => run.len(),
+            Incoming::Text(text) => text.len() + 64,
+        }
+    }
+}
+
 /// Why a socket is over. [`Ended::answer`] is what to tell the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
@@ -261,9 +271,7 @@ impl Close {
     /// 1008 in the words of the Go Traffic Controller (`keepalive.go`), which clients match.
     pub const SILENT: Close = Close {
         code: Some(1008),
-        reason: Cow::Borrowed(
-            "Client did not respond to ping before keep-alive timeout expired.",
-        ),
+        reason: Cow::Borrowed("Client did not respond to ping before keep-alive timeout expired."),
     };
 
     /// A code without words.
@@ -297,8 +305,8 @@ pub struct Socket<S> {
     engine: Engine,
     /// Heard and not yet handed out.
     heard: VecDeque<Incoming>,
-    /// Bytes of text in `heard`.
-    heard_text: usize,
+    /// What `heard` weighs in all.
+    heard_weight: usize,
     /// The unwritten rest of a frame whose `send` was given up.
     rest: Bytes,
     taken: usize,
@@ -355,7 +363,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             inbox: Inbox::new(already_read, &options),
             engine,
             heard: VecDeque::new(),
-            heard_text: 0,
+            heard_weight: 0,
             rest: Bytes::new(),
             taken: 0,
             unflushed: false,
@@ -379,7 +387,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// May be dropped: the frame that was started is finished before anything else is written,
     /// and [`Socket::taken`] tells how far it came. It does not resume by itself.
     pub async fn send(&mut self, run: &[u8]) -> Result<(), Ended> {
-        debug_assert_eq!(self.options.role, Role::Server, "frames of a client are masked");
+        debug_assert_eq!(
+            self.options.role,
+            Role::Server,
+            "frames of a client are masked"
+        );
         self.taken = 0;
         let sending = Sending { socket: self, run };
         poll_fn(|cx| sending.socket.poll_written(cx, run)).await
@@ -402,9 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             loop {
                 let turned = self.turn(cx, &[], Hear::Keep);
                 if let Some(incoming) = self.heard.pop_front() {
-                    if let Incoming::Text(text) = &incoming {
-                        self.heard_text -= text.len();
-                    }
+                    self.heard_weight -= incoming.weight();
                     return Poll::Ready(Ok(incoming));
                 }
                 turned?;
@@ -541,7 +551,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Drops what nobody will take.
     fn forget(&mut self) {
         self.heard.clear();
-        self.heard_text = 0;
+        self.heard_weight = 0;
     }
 
     /// Whether so much is heard that the peer has to wait until `next` takes it. A client hands
@@ -550,7 +560,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn is_full(&self) -> bool {
         match self.options.role {
             Role::Client => !self.heard.is_empty(),
-            Role::Server => self.heard_text >= self.options.max_message,
+            Role::Server => self.heard_weight >= self.options.max_message,
         }
     }
 
@@ -590,9 +600,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn keep(&mut self, incoming: Incoming, hear: Hear) {
         if hear == Hear::Keep {
-            if let Incoming::Text(text) = &incoming {
-                self.heard_text += text.len();
-            }
+            self.heard_weight += incoming.weight();
             self.heard.push_back(incoming);
         }
     }
@@ -642,9 +650,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let Some(due) = self.due() else {
             return true;
         };
-        let alarm = self
-            .alarm
-            .get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
         // An alarm that goes off too early is cheaper than one set for every send.
         if alarm.deadline() > due {
             alarm.as_mut().reset(due);

@@ -145,8 +145,6 @@ struct Tag {
     value_len: u16,
     name: Name,
     kind: Kind,
-    /// Another tag of the same key counts instead.
-    hidden: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,6 +157,9 @@ enum Kind {
     Number,
     /// In `deprecated_tags`, and nothing at all.
     Nothing,
+    /// Not to be passed on: another tag of the same key counts. As in a lookup it may
+    /// be this one, its value can still be read.
+    Hidden,
 }
 
 impl Default for Tags {
@@ -171,8 +172,7 @@ impl Default for Tags {
             value: 0,
             value_len: 0,
             name: Name::Other,
-            kind: Kind::Preferred,
-            hidden: false,
+            kind: Kind::Hidden,
         };
         Tags {
             inline: [nowhere; INLINE],
@@ -325,7 +325,6 @@ impl Tags {
             value_len: value.1 as u16,
             name: Name::of(key.bytes),
             kind,
-            hidden: false,
         };
         match self.inline.get_mut(self.count) {
             Some(place) => *place = tag,

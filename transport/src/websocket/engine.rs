@@ -320,8 +320,14 @@ mod tests {
             );
             assert!(engine.owed().is_empty());
         }
-        assert_eq!(server().take(masked(0x88, b"")).unwrap(), Heard::Close(None));
-        assert_eq!(server().take(masked(0x88, b"\x03")).unwrap(), Heard::Close(None));
+        assert_eq!(
+            server().take(masked(0x88, b"")).unwrap(),
+            Heard::Close(None)
+        );
+        assert_eq!(
+            server().take(masked(0x88, b"\x03")).unwrap(),
+            Heard::Close(None)
+        );
     }
 
     #[test]

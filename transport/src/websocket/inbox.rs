@@ -21,14 +21,10 @@ const SIP: usize = 2 * 1024;
 /// What a client's buffer starts with.
 const FIRST: usize = 8 * 1024;
 
-/// Header of a masked frame with a 64-bit length (RFC 6455 §5.2).
-const MASKED_HEADER: usize = frame::MAX_HEADER + 4;
-
 /// Fragments of one message of a client (reliability B38): 4 KiB need no more.
 const FRAGMENTS: u32 = 64;
 
 const FIN: u8 = 0x80;
-const OPCODE: u8 = 0x0F;
 const CONTROL: u8 = 0x08;
 
 #[derive(Debug)]
@@ -88,14 +84,15 @@ impl Inbox {
             match frame::head(&self.buffer[at..]) {
                 // Inside a fragmented message this is a mistake, and the engine's to find.
                 Head::Binary(length) if self.role == Role::Client && !self.message_open() => {
-                    self.check_length(&self.buffer[at..at + length])?;
+                    self.check_length(&self.buffer[at..], Some(length as u64))?;
                     at += length;
                     count += 1;
                 }
                 Head::Binary(length) | Head::Other(length) => break Some(length),
                 Head::Partial(whole) => {
-                    self.check_partial(&self.buffer[at..], whole)?;
-                    // Checked to be at most the largest message and its header.
+                    // Before it is here, and before there is room for it.
+                    self.check_length(&self.buffer[at..], whole)?;
+                    // At most the largest message and its header now.
                     self.whole = whole.map_or(0, |whole| whole as usize);
                     break None;
                 }
@@ -108,7 +105,7 @@ impl Inbox {
         let Some(length) = other else {
             return Ok(Step::More);
         };
-        self.check_length(&self.buffer[..length])?;
+        self.check_length(&self.buffer, Some(length as u64))?;
         let frame = self.buffer.split_to(length);
         if self.buffer.is_empty() && self.role == Role::Server {
             self.buffer = BytesMut::new();
@@ -117,34 +114,30 @@ impl Inbox {
         Ok(Step::Frame(frame))
     }
 
-    /// What is wrong with a whole frame is wrong with its length; the rest is the engine's.
-    fn check_length(&self, frame: &[u8]) -> Result<(), Ended> {
-        let mask = if frame[1] & 0x80 == 0 { 0 } else { 4 };
-        let (payload, shortest) = match frame[1] & 0x7F {
-            126 => (frame.len() - mask - 4, 126),
-            127 => (frame.len() - mask - 10, 65_536),
-            short => (usize::from(short), 0),
+    /// Refuses a frame whose start says that its length is wrong; `whole` is the length of all of
+    /// it, once known. Nothing else is checked: the rest is the engine's.
+    fn check_length(&self, start: &[u8], whole: Option<u64>) -> Result<(), Ended> {
+        let [first, second, ..] = *start else {
+            return Ok(());
         };
+        let control = first & CONTROL != 0;
+        if control && second & 0x7F > 125 {
+            return Err(protocol(1002, "control frame of more than 125 bytes"));
+        }
+        let Some(whole) = whole else {
+            return Ok(());
+        };
+        let mask = if second & 0x80 == 0 { 0 } else { 4 };
+        let (header, shortest) = match second & 0x7F {
+            126 => (4, 126),
+            127 => (10, 65_536),
+            _ => (2, 0),
+        };
+        let payload = whole.saturating_sub(header + mask);
         if payload < shortest {
             return Err(protocol(1002, "length in more bytes than it takes"));
         }
-        if payload > self.max_message && frame[0] & CONTROL == 0 {
-            return Err(too_big(self.max_message));
-        }
-        Ok(())
-    }
-
-    /// Refuses what will be too long, before it is here and before there is room for it.
-    fn check_partial(&self, start: &[u8], whole: Option<u64>) -> Result<(), Ended> {
-        if let [first, second, ..] = start
-            && first & CONTROL != 0
-            && second & 0x7F > 125
-        {
-            return Err(protocol(1002, "control frame of more than 125 bytes"));
-        }
-        // A control frame is at most 125 bytes whatever the limit for messages.
-        let most = (self.max_message.max(125) + MASKED_HEADER) as u64;
-        if whole.is_some_and(|whole| whole > most) {
+        if payload > self.max_message as u64 && !control {
             return Err(too_big(self.max_message));
         }
         Ok(())

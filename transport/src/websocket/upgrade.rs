@@ -34,8 +34,7 @@ const BODY: usize = 4 * 1024;
 const HEAD: usize = 64 * 1024;
 
 /// What a client without these headers is usually told too late.
-const BALANCER: &str =
-    "If the client sent it, a load balancer or proxy on the way took it out: that is the usual cause.";
+const BALANCER: &str = "If the client sent it, a load balancer or proxy on the way took it out: that is the usual cause.";
 
 /// A valid WebSocket request: what to answer, and the connection behind it.
 #[derive(Debug)]
@@ -96,11 +95,15 @@ impl Handshake {
         if !has_token(headers, &SEC_WEBSOCKET_VERSION, "13") {
             return Err(Refusal {
                 header: Some((SEC_WEBSOCKET_VERSION, VERSION)),
-                ..refusal("The header 'Sec-WebSocket-Version: 13' is missing or names another version; 13 is the only one spoken here.\n")
+                ..refusal(
+                    "The header 'Sec-WebSocket-Version: 13' is missing or names another version; 13 is the only one spoken here.\n",
+                )
             });
         }
         let accept = accept_key(headers).ok_or_else(|| {
-            refusal("The header 'Sec-WebSocket-Key' has to be there once, with 16 bytes in base64.\n")
+            refusal(
+                "The header 'Sec-WebSocket-Key' has to be there once, with 16 bytes in base64.\n",
+            )
         })?;
         if request.version() < Version::HTTP_11 {
             return Err(refusal("A WebSocket handshake needs HTTP/1.1.\n"));
@@ -282,10 +285,13 @@ where
         }
     };
 
-    let response = alongside(&mut drive, timeout_at(deadline, sender.send_request(request)))
-        .await
-        .map_err(|_| ConnectError::Timeout)?
-        .map_err(ConnectError::Broken)?;
+    let response = alongside(
+        &mut drive,
+        timeout_at(deadline, sender.send_request(request)),
+    )
+    .await
+    .map_err(|_| ConnectError::Timeout)?
+    .map_err(ConnectError::Broken)?;
 
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, mut body) = response.into_parts();
@@ -310,10 +316,13 @@ where
     }
     verify(response.headers(), &key, &offered).map_err(ConnectError::NotWebSocket)?;
     let headers = response.headers().clone();
-    let upgraded = alongside(&mut drive, timeout_at(deadline, hyper::upgrade::on(response)))
-        .await
-        .map_err(|_| ConnectError::Timeout)?
-        .map_err(UpgradeError::Gone)?;
+    let upgraded = alongside(
+        &mut drive,
+        timeout_at(deadline, hyper::upgrade::on(response)),
+    )
+    .await
+    .map_err(|_| ConnectError::Timeout)?
+    .map_err(UpgradeError::Gone)?;
     let (stream, already_read) = parts(upgraded)?;
     Ok((stream, already_read, headers))
 }
@@ -427,10 +436,7 @@ mod tests {
                 "upgrade: websocket",
             ]
         );
-        assert_eq!(
-            handshake.response::<Empty<Bytes>>(None).headers().len(),
-            3
-        );
+        assert_eq!(handshake.response::<Empty<Bytes>>(None).headers().len(), 3);
     }
 
     #[test]
@@ -515,7 +521,12 @@ mod tests {
         let good = handshake.response::<()>(Some("a")).headers().clone();
         let offered = ["a".to_owned(), "b".to_owned()];
         assert_eq!(verify(&good, key, &offered), Ok(()));
-        for name in [UPGRADE, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL] {
+        for name in [
+            UPGRADE,
+            CONNECTION,
+            SEC_WEBSOCKET_ACCEPT,
+            SEC_WEBSOCKET_PROTOCOL,
+        ] {
             let mut headers = good.clone();
             headers.remove(&name);
             assert!(verify(&headers, key, &offered).is_err(), "{name}");
@@ -523,7 +534,10 @@ mod tests {
         assert!(verify(&good, "AAAAAAAAAAAAAAAAAAAAAA==", &offered).is_err());
         assert!(verify(&good, key, &[]).is_err());
         let mut headers = good.clone();
-        headers.insert(SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate".parse().unwrap());
+        headers.insert(
+            SEC_WEBSOCKET_EXTENSIONS,
+            "permessage-deflate".parse().unwrap(),
+        );
         assert!(verify(&headers, key, &offered).is_err());
     }
 }

@@ -1,0 +1,333 @@
+//! What a person can say to `firehose`, and where else it looks. The only file that reads the
+//! environment.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use firehose_client::{BadSettings, Client, Emitter, EmitterBuilder, Filter, Identity, Token};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; also after Ctrl-C, or when whoever reads our output has left
+  1  something unexpected
+  2  the command line makes no sense
+  3  could not connect
+  4  the token was refused (401, 403)
+  5  no such app, or not one you may see (404)";
+
+/// Reads and feeds Loggregator, the logs and metrics of a Cloud Foundry.
+///
+/// Data goes to stdout, everything else to stderr.
+#[derive(Parser, Debug)]
+#[command(version, styles = STYLES, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Say nothing on stderr but errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Tail(Tail),
+    Subscribe(Subscribe),
+    Emit(Emit),
+    Completions(Completions),
+}
+
+/// Show what one app logs, and its requests and containers, as it happens.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Tail {
+    /// GUID of the app: what `cf app NAME --guid` prints.
+    pub(crate) app: String,
+
+    /// One JSON object a line instead; see `firehose subscribe --help` for its fields.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// When to colour.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+
+    #[command(flatten)]
+    pub(crate) server: Server,
+
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+
+    /// Any value but the empty one means no colour, by <https://no-color.org>.
+    #[arg(long, env = "NO_COLOR", hide = true)]
+    no_color: Option<String>,
+}
+
+const FIELDS: &str = "\
+JSON fields:
+  type        LogMessage, HttpStartStop, ContainerMetric, CounterEvent, ValueMetric or Error
+  timestamp   RFC 3339 in UTC with nanoseconds, like all times
+  origin, deployment, job, index, ip
+              who sent it, as far as known
+  tags        everything else that is known about it, by name
+  and one of
+  log         stream (OUT or ERR), message, message_base64 (only where the message is not
+              UTF-8, and `message` has U+FFFD in it), timestamp, app_id, source_type,
+              source_instance
+  http        method, uri, status, start, stop, peer_type (Client or Server), app_id,
+              instance_index, instance_id, content_length, remote_address, forwarded,
+              user_agent, request_id
+  container   app_id, instance_index, cpu_percent, memory_bytes, memory_bytes_quota,
+              disk_bytes, disk_bytes_quota
+  counter     name, delta, total
+  value       name, value (null if it is not a number), unit
+  error       source, code, message
+What is not known is not there. Fields are added in later versions, never renamed.";
+
+/// Show the firehose: the logs and metrics of the whole platform.
+///
+/// Those who subscribe with the same id share the envelopes, each id gets all of them.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES, after_long_help = format!("{FIELDS}\n\n{EXIT_CODES}"))]
+pub(crate) struct Subscribe {
+    /// Subscription id; choose one that nobody else uses, or you take their envelopes.
+    #[arg(long)]
+    pub(crate) id: String,
+
+    /// Only these envelopes.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) filter_type: Option<FilterType>,
+
+    /// How to print them.
+    #[arg(long, short, value_name = "FORMAT", default_value = "json")]
+    pub(crate) output: Format,
+
+    #[command(flatten)]
+    pub(crate) server: Server,
+
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+}
+
+/// Send lines of text as an app's logs.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Emit {
+    /// File to send, one log a line [default: stdin].
+    pub(crate) file: Option<PathBuf>,
+
+    /// Doppler to send to.
+    ///
+    /// Plain text to this machine; with --ca, --cert and --key mutual TLS to any.
+    #[arg(long, value_name = "HOST:PORT")]
+    doppler: String,
+
+    /// GUID of the app.
+    #[arg(long, value_name = "GUID")]
+    pub(crate) app: String,
+
+    /// What in the app wrote the lines.
+    #[arg(long, value_name = "TYPE", default_value = "APP/PROC/WEB")]
+    pub(crate) source_type: String,
+
+    /// Which instance of it wrote them.
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    pub(crate) instance: String,
+
+    /// Send them as ERR, not OUT.
+    #[arg(long)]
+    pub(crate) stderr: bool,
+
+    /// PEM file with the CA of the Doppler's certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
+    ca: Option<PathBuf>,
+
+    /// PEM file with our certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
+    cert: Option<PathBuf>,
+
+    /// PEM file with our private key.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
+    key: Option<PathBuf>,
+
+    /// Name in the Doppler's certificate; an agent's is `metron`.
+    #[arg(long, value_name = "NAME", default_value = "doppler")]
+    server_name: String,
+}
+
+/// Print what makes a shell complete these commands.
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell.
+    pub(crate) shell: Shell,
+}
+
+/// Where Loggregator is, and why it should let us in.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Server {
+    /// URL of the Traffic Controller or its balancer: wss://HOST or wss://HOST:PORT.
+    ///
+    /// `cf curl /` tells it as `links.logging.href`.
+    #[arg(long, value_name = "URL", env = "DOPPLER_ADDR")]
+    endpoint: String,
+
+    /// Token, as `cf oauth-token` prints it. Others on this machine can see your command line:
+    /// better in the environment or a file.
+    #[arg(long, env = "CF_ACCESS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+
+    /// File with the token, read again for each connection; counts more than --token.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// PEM file with the only CAs to trust [default: those of this system].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// Check no certificate: anyone on the way can read the token and the logs.
+    #[arg(long, conflicts_with = "ca")]
+    skip_cert_verify: bool,
+
+    /// Send the token in plain text over the network to a ws:// endpoint.
+    #[arg(long)]
+    insecure_plain_text: bool,
+
+    /// Seconds to keep trying for the first connection. One that is lost later is tried again
+    /// for ever.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    connect_timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Limit {
+    /// Stop after this many envelopes.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) max: Option<u64>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Color {
+    /// When stdout is a terminal and NO_COLOR is not set.
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum FilterType {
+    /// LogMessages.
+    Logs,
+    /// Everything else.
+    Metrics,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One object a line.
+    Json,
+    /// As they came: each a varint with its length, and a v1 `events.Envelope`.
+    Protobuf,
+    /// How many came in each second, by type.
+    Counts,
+}
+
+impl Server {
+    /// The library's client for these settings.
+    pub(crate) fn client(&self) -> Result<Client, BadSettings> {
+        let mut builder = Client::builder(&self.endpoint)
+            .user_agent(concat!("firehose/", env!("CARGO_PKG_VERSION")))
+            .first_connect_within(self.connect_timeout)
+            .connect_deadline(self.connect_timeout.max(Duration::from_millis(1)));
+        if let Some(path) = &self.token_file {
+            builder = builder.token(Token::File(path.clone()));
+        } else if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
+            builder = builder.token(Token::Fixed(token.clone()));
+        }
+        if let Some(path) = &self.ca {
+            builder = builder.ca_file(path);
+        }
+        if self.skip_cert_verify {
+            builder = builder.skip_cert_verify();
+        }
+        if self.insecure_plain_text {
+            builder = builder.insecure_plain_text();
+        }
+        builder.build()
+    }
+}
+
+impl Tail {
+    /// Whether to colour.
+    pub(crate) fn coloured(&self) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                let unwanted = self.no_color.as_ref().is_some_and(|value| !value.is_empty());
+                std::io::stdout().is_terminal() && !unwanted
+            }
+        }
+    }
+}
+
+impl From<Option<FilterType>> for Filter {
+    fn from(only: Option<FilterType>) -> Filter {
+        match only {
+            None => Filter::Everything,
+            Some(FilterType::Logs) => Filter::Logs,
+            Some(FilterType::Metrics) => Filter::Metrics,
+        }
+    }
+}
+
+impl Emit {
+    /// The library's emitter for these settings.
+    pub(crate) fn emitter(&self) -> EmitterBuilder {
+        let builder = Emitter::builder(&self.doppler).server_name(&self.server_name);
+        match (&self.ca, &self.cert, &self.key) {
+            (Some(ca), Some(cert), Some(key)) => {
+                let (cert, key) = (cert.clone(), key.clone());
+                builder.mtls(ca, Identity { cert, key })
+            }
+            _ => builder,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_certificate_is_given_with_its_key_and_a_ca_or_not_at_all() {
+        let emit = ["firehose", "emit", "--doppler", "d:1", "--app", "a"];
+        for part in ["--ca", "--cert", "--key"] {
+            let given = emit.iter().copied().chain([part, "x"]);
+            assert!(Cli::try_parse_from(given).is_err(), "{part} alone");
+        }
+        assert!(Cli::try_parse_from(emit).is_ok());
+    }
+}

@@ -1,0 +1,240 @@
+//! What a process says about itself on its admin listener.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The page `/subscriptions`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Page {
+    /// Everything that is open.
+    pub subscriptions: Vec<Subscription>,
+    /// A Traffic Controller's app links.
+    #[serde(default)]
+    pub app_links: Vec<Hop>,
+    ended: Ended,
+}
+
+/// The sums of what is over: one at a Doppler, two at a Traffic Controller.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Ended {
+    Both { firehose: Account, stream: Account },
+    One(Account),
+}
+
+impl Default for Ended {
+    fn default() -> Ended {
+        Ended::One(Account::default())
+    }
+}
+
+/// One open subscription.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Subscription {
+    /// The subscription id of a firehose.
+    pub firehose: Option<String>,
+    /// What a firehose asked for.
+    pub filter: Option<String>,
+    /// How many share a firehose group at a Doppler.
+    pub members: Option<usize>,
+    /// The app of an app stream.
+    pub app: Option<String>,
+    /// The client of a firehose at a Traffic Controller.
+    pub client: Option<String>,
+    /// Its sums.
+    pub account: Account,
+    /// The links of a firehose client at a Traffic Controller.
+    pub links: Vec<Hop>,
+}
+
+/// What both ends of a link have counted.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Hop {
+    /// The Doppler.
+    pub doppler: String,
+    /// Whether the link is open.
+    pub connected: bool,
+    /// What the Doppler says it sent.
+    pub sent: u64,
+    /// What arrived.
+    pub received: u64,
+}
+
+/// `offered + notices = sent + dropped + queued`.
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+pub struct Account {
+    /// What a reader was entitled to.
+    pub offered: u64,
+    /// Notices put in front of it.
+    pub notices: u64,
+    /// What its socket took.
+    pub sent: u64,
+    /// What was lost, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// What waits.
+    pub queued: u64,
+}
+
+impl Account {
+    /// Everything lost.
+    pub fn lost(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// By how much it does not add up.
+    pub fn imbalance(&self) -> i128 {
+        let entitled = i128::from(self.offered) + i128::from(self.notices);
+        entitled - i128::from(self.sent) - i128::from(self.lost()) - i128::from(self.queued)
+    }
+
+    fn add(&mut self, other: &Account) {
+        self.offered += other.offered;
+        self.notices += other.notices;
+        self.sent += other.sent;
+        self.queued += other.queued;
+        for (reason, count) in &other.dropped {
+            *self.dropped.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+impl Page {
+    /// The sums of what is over.
+    pub fn ended(&self) -> Account {
+        match &self.ended {
+            Ended::One(account) => account.clone(),
+            Ended::Both { firehose, stream } => {
+                let mut sum = firehose.clone();
+                sum.add(stream);
+                sum
+            }
+        }
+    }
+
+    /// The sums of everything, open or over.
+    pub fn sum(&self) -> Account {
+        let mut sum = self.ended();
+        self.subscriptions.iter().for_each(|subscription| sum.add(&subscription.account));
+        sum
+    }
+
+    /// The sums of the open firehoses with that id and filter ("everything", "logs",
+    /// "metrics"), and how many there are.
+    pub fn firehose(&self, id: &str, filter: &str) -> (Account, usize) {
+        self.those(|open| open.firehose.as_deref() == Some(id) && open.filter.as_deref() == Some(filter))
+    }
+
+    /// The sums of the open streams of an app, and how many there are.
+    pub fn app(&self, app: &str) -> (Account, usize) {
+        self.those(|open| open.app.as_deref() == Some(app))
+    }
+
+    /// How many members the open firehose groups with that id have at a Doppler.
+    pub fn members(&self, id: &str) -> usize {
+        let these = self.subscriptions.iter().filter(|open| open.firehose.as_deref() == Some(id));
+        these.filter_map(|open| open.members).sum()
+    }
+
+    fn those(&self, which: impl Fn(&Subscription) -> bool) -> (Account, usize) {
+        let mut sum = Account::default();
+        let these = self.subscriptions.iter().filter(|open| which(open));
+        let count = these.inspect(|open| sum.add(&open.account)).count();
+        (sum, count)
+    }
+
+    /// Panics unless every account adds up.
+    #[track_caller]
+    pub fn assert_balanced(&self, who: &str) {
+        for open in &self.subscriptions {
+            assert_eq!(open.account.imbalance(), 0, "{who}: {open:?}");
+        }
+        assert_eq!(self.ended().imbalance(), 0, "{who}: {:?}", self.ended);
+    }
+}
+
+/// The page `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Vec<(String, Vec<(String, String)>, f64)>);
+
+impl Metrics {
+    /// Reads Prometheus' text format.
+    pub fn parse(text: &str) -> Metrics {
+        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (name, labels) = match series.split_once('{') {
+                Some((name, labels)) => (name, labels.strip_suffix('}')?),
+                None => (series, ""),
+            };
+            let label = |pair: &str| {
+                let (key, value) = pair.split_once('=')?;
+                Some((key.to_owned(), value.trim_matches('"').to_owned()))
+            };
+            let labels = labels.split(',').filter_map(label).collect();
+            Some((name.to_owned(), labels, value.parse().ok()?))
+        });
+        Metrics(samples.collect())
+    }
+
+    /// The sum of all series with that name whose labels include these; 0 if there is none.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |all: &[(String, String)], (key, value): &(&str, &str)| {
+            all.iter().any(|(k, v)| k == key && v == value)
+        };
+        let these = self.0.iter().filter(|(n, all, _)| n == name && labels.iter().all(|label| has(all, label)));
+        these.map(|(_, _, value)| value).sum()
+    }
+
+    /// By how much this process's accounts did not add up when it last looked. Panics if it
+    /// does not say.
+    #[track_caller]
+    pub fn imbalance(&self) -> f64 {
+        let gauge = self.0.iter().find(|(name, _, _)| name.ends_with("accounting_imbalance"));
+        gauge.expect("every process says whether its accounts add up").2
+    }
+}
+
+/// The page `/subscriptions` at `admin`.
+pub async fn subscriptions(admin: SocketAddr) -> Page {
+    let (status, body) = get(admin, "/subscriptions").await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// The page `/metrics` at `admin`.
+pub async fn metrics(admin: SocketAddr) -> Metrics {
+    let (status, body) = get(admin, "/metrics").await.unwrap();
+    assert_eq!(status, 200, "{body}");
+    Metrics::parse(&body)
+}
+
+/// The status and body of any page.
+pub async fn get(admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut tcp = TcpStream::connect(admin).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_summed_over_the_labels_that_are_not_asked_for() {
+        let text = "# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"1\",y=\"3\"} 4\nb 5\n";
+        let metrics = Metrics::parse(text);
+        assert_eq!(metrics.sum("a", &[("x", "1")]), 7.0);
+        assert_eq!(metrics.sum("a", &[("y", "3")]), 4.0);
+        assert_eq!(metrics.sum("b", &[]), 5.0);
+        assert_eq!(metrics.sum("c", &[]), 0.0);
+    }
+}
