@@ -56,7 +56,9 @@ mod tests {
 
     fn batch(payloads: &[&[u8]]) -> Batch {
         let mut frames = frame::Frames::new();
-        payloads.iter().for_each(|payload| frames.push(payload, false));
+        payloads
+            .iter()
+            .for_each(|payload| frames.push(payload, false));
         Batch::new(Bytes::copy_from_slice(frames.bytes()), payloads.len())
     }
 

@@ -178,7 +178,10 @@ impl Builder {
     /// Reads the CA file and checks everything that can be checked without connecting.
     pub fn build(self) -> Result<Client, BadSettings> {
         let endpoint = Endpoint::parse(&self.endpoint).map_err(|error: BadEndpoint| {
-            BadSettings::new(format!("cannot use the endpoint {:?}: {error}", self.endpoint))
+            BadSettings::new(format!(
+                "cannot use the endpoint {:?}: {error}",
+                self.endpoint
+            ))
         })?;
         let tls = match endpoint.tls {
             true => {
@@ -242,8 +245,12 @@ mod tests {
             "cannot use the endpoint \"doppler:4443\": \
              it has no scheme: write wss://HOST or wss://HOST:PORT"
         );
-        let error = Client::builder("wss://doppler").ca_file("/does/not/exist").build();
-        let source = std::error::Error::source(&error.unwrap_err()).unwrap().to_string();
+        let error = Client::builder("wss://doppler")
+            .ca_file("/does/not/exist")
+            .build();
+        let source = std::error::Error::source(&error.unwrap_err())
+            .unwrap()
+            .to_string();
         assert!(source.contains("/does/not/exist"), "{source}");
         let error = Client::builder("ws://localhost").user_agent("a\nb").build();
         assert!(error.unwrap_err().to_string().contains("user agent"));
@@ -252,8 +259,15 @@ mod tests {
     #[test]
     fn an_app_is_asked_for_by_guid() {
         let client = Client::builder("ws://localhost").build().unwrap();
-        assert_eq!(client.app_stream("my-app").err(), Some(BadRequest::NotAGuid));
-        assert!(client.app_stream("11111111-2222-3333-4444-000000000000").is_ok());
+        assert_eq!(
+            client.app_stream("my-app").err(),
+            Some(BadRequest::NotAGuid)
+        );
+        assert!(
+            client
+                .app_stream("11111111-2222-3333-4444-000000000000")
+                .is_ok()
+        );
         assert!(client.firehose("", Filter::Everything).is_err());
     }
 }

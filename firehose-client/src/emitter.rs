@@ -230,13 +230,22 @@ impl EmitterBuilder {
         let (envelopes, waiting) = mpsc::channel(WAITING);
         let batches = stream::unfold(waiting, |mut waiting| async move {
             let batch = next_batch(&mut waiting).await?;
-            Some((Ok::<_, std::convert::Infallible>(Frame::data(message(batch))), waiting))
+            Some((
+                Ok::<_, std::convert::Infallible>(Frame::data(message(batch))),
+                waiting,
+            ))
         });
-        let uri = format!("{scheme}://{}/loggregator.v2.Ingress/BatchSender", self.server_name);
+        let uri = format!(
+            "{scheme}://{}/loggregator.v2.Ingress/BatchSender",
+            self.server_name
+        );
         let request = Request::post(uri)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
-            .header(USER_AGENT, concat!("firehose-client/", env!("CARGO_PKG_VERSION")))
+            .header(
+                USER_AGENT,
+                concat!("firehose-client/", env!("CARGO_PKG_VERSION")),
+            )
             .body(StreamBody::new(Box::pin(batches)))
             .map_err(|error| EmitError::Refused {
                 status: "none".into(),
@@ -246,7 +255,11 @@ impl EmitterBuilder {
             let broken = |source| EmitError::Broken {
                 source: Some(source),
             };
-            let (head, body) = call.send_request(request).await.map_err(broken)?.into_parts();
+            let (head, body) = call
+                .send_request(request)
+                .await
+                .map_err(broken)?
+                .into_parts();
             let end = body.collect().await.map_err(broken)?;
             if !head.status.is_success() {
                 return Err(EmitError::Refused {
@@ -290,7 +303,12 @@ fn message(batch: Vec<Envelope>) -> Bytes {
 }
 
 fn verdict(trailers: &HeaderMap) -> Result<(), EmitError> {
-    let text = |name| trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let text = |name| {
+        trailers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+    };
     match (text("grpc-status"), text("grpc-message")) {
         ("0", _) => Ok(()),
         // So ends a call that the client ended, in a Go Doppler: its handler returns io.EOF.

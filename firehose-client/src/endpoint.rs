@@ -60,7 +60,11 @@ impl Endpoint {
                     80
                 }
             }
-            Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or(BadEndpoint::Port)?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|&port| port > 0)
+                .ok_or(BadEndpoint::Port)?,
         };
         let host = bracketed.trim_start_matches('[').trim_end_matches(']');
         if host.is_empty() {
@@ -114,8 +118,14 @@ mod tests {
     fn four_schemes_are_two_and_have_their_usual_ports() {
         for (url, expected) in [
             ("wss://doppler.example.com", "wss://doppler.example.com:443"),
-            ("https://doppler.example.com/", "wss://doppler.example.com:443"),
-            ("wss://doppler.example.com:4443", "wss://doppler.example.com:4443"),
+            (
+                "https://doppler.example.com/",
+                "wss://doppler.example.com:443",
+            ),
+            (
+                "wss://doppler.example.com:4443",
+                "wss://doppler.example.com:4443",
+            ),
             ("ws://localhost", "ws://localhost:80"),
             ("http://127.0.0.1:8081/\n", "ws://127.0.0.1:8081"),
             ("wss://[::1]:4443", "wss://[::1]:4443"),
@@ -137,7 +147,10 @@ mod tests {
             ("wss://doppler.example.com:99999", BadEndpoint::Port),
             ("wss://me:secret@doppler.example.com", BadEndpoint::User),
             ("wss://doppler.example.com/firehose/x", BadEndpoint::Path),
-            ("wss://doppler.example.com?filter-type=logs", BadEndpoint::Path),
+            (
+                "wss://doppler.example.com?filter-type=logs",
+                BadEndpoint::Path,
+            ),
         ] {
             assert_eq!(printed(url), Err(error), "{url}");
         }
@@ -145,10 +158,20 @@ mod tests {
 
     #[test]
     fn loopback_is_told_by_name_or_number() {
-        for host in ["ws://localhost", "ws://127.1.2.3", "ws://[::1]", "ws://[::ffff:127.0.0.1]"] {
+        for host in [
+            "ws://localhost",
+            "ws://127.1.2.3",
+            "ws://[::1]",
+            "ws://[::ffff:127.0.0.1]",
+        ] {
             assert!(Endpoint::parse(host).unwrap().is_loopback(), "{host}");
         }
-        for host in ["ws://localhost.example.com", "ws://10.0.0.1", "ws://0.0.0.0", "ws://[::]"] {
+        for host in [
+            "ws://localhost.example.com",
+            "ws://10.0.0.1",
+            "ws://0.0.0.0",
+            "ws://[::]",
+        ] {
             assert!(!Endpoint::parse(host).unwrap().is_loopback(), "{host}");
         }
     }

@@ -142,7 +142,13 @@ mod tests {
             assert!(matches!(refused(status, ""), Error::Unauthorized { .. }));
         }
         assert!(matches!(refused(404, ""), Error::NotFound { .. }));
-        for (status, may_pass) in [(200, false), (302, false), (400, false), (429, true), (503, true)] {
+        for (status, may_pass) in [
+            (200, false),
+            (302, false),
+            (400, false),
+            (429, true),
+            (503, true),
+        ] {
             assert_eq!(refused(status, "").may_pass(), may_pass, "{status}");
         }
     }

@@ -174,7 +174,10 @@ impl Subscription {
         let error = match dial(&self.settings, &self.path).await {
             Ok(socket) => {
                 self.refusals.reset();
-                return Ok(Step::Connected(Box::new(socket), self.lost.map(|at| at.elapsed())));
+                return Ok(Step::Connected(
+                    Box::new(socket),
+                    self.lost.map(|at| at.elapsed()),
+                ));
             }
             Err(error) => error,
         };
@@ -214,7 +217,9 @@ async fn dial(settings: &Settings, path: &str) -> Result<Socket<Stream>, Error> 
         url: url.clone(),
         source,
     };
-    let request = request.body(()).map_err(|error| unreachable(error.into()))?;
+    let request = request
+        .body(())
+        .map_err(|error| unreachable(error.into()))?;
     let dialer = Dialer::new(settings.tls.clone(), settings.connect_deadline);
     let stream = dialer.dial(&settings.endpoint.authority()).await;
     let stream = stream.map_err(|error| unreachable(error.into()))?;
@@ -231,6 +236,12 @@ async fn dial(settings: &Settings, path: &str) -> Result<Socket<Stream>, Error> 
 
 /// In seconds; a date is as good as nothing, since the clocks may differ.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(Duration::from_secs(seconds))
 }

@@ -78,7 +78,10 @@ impl EnvelopeStream {
             false => mem::take(&mut self.batch),
         };
         if let Some(on_event) = &mut self.on_event {
-            batch.iter().filter_map(|envelope| event::loss(&envelope)).for_each(on_event);
+            batch
+                .iter()
+                .filter_map(|envelope| event::loss(&envelope))
+                .for_each(on_event);
         }
         Some(Ok(batch))
     }

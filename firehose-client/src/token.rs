@@ -91,7 +91,13 @@ mod tests {
 
     #[test]
     fn a_token_is_sent_as_lower_case_bearer_however_it_was_given() {
-        for given in ["abc", "bearer abc", "Bearer abc", "BEARER  abc\n", " abc \r\n"] {
+        for given in [
+            "abc",
+            "bearer abc",
+            "Bearer abc",
+            "BEARER  abc\n",
+            " abc \r\n",
+        ] {
             assert_eq!(header(given).unwrap(), "bearer abc", "{given:?}");
         }
     }

@@ -273,6 +273,7 @@ mod tests {
                 Upstream::Written(written),
                 r#"{"written":{"epoch":1,"written":2}}"#,
             ),
+            (Upstream::Leave {}, r#"{"leave":{}}"#),
             (Upstream::Unknown, "{}"),
         ] {
             assert_eq!(message.to_json(), text);

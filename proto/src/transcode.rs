@@ -1,7 +1,7 @@
 //! The conversion between v1 and v2 on encoded envelopes: what a router runs.
 //!
 //! The bytes of an envelope come in, the bytes of its other form are appended to a
-//! buffer. Decoded, they are what [`convert`](crate::convert) would have made, at a
+//! buffer. Decoded, they are what [`convert`] would have made, at a
 //! tenth of its cost: nothing is decoded that is not looked at, and an envelope with
 //! up to 32 tags costs no allocation (a gauge costs one).
 //!

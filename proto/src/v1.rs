@@ -102,3 +102,59 @@ impl FromStr for Uuid {
         Ok(Uuid { low, high })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{put_bytes, put_number};
+
+    fn log(app_id: &[u8]) -> Vec<u8> {
+        let mut body = Vec::new();
+        put_bytes(&mut body, 1, b"\xff");
+        put_number(&mut body, 2, 1);
+        put_number(&mut body, 3, 7);
+        put_bytes(&mut body, 4, app_id);
+        let mut envelope = Vec::new();
+        put_bytes(&mut envelope, 1, b"origin");
+        put_number(&mut envelope, 2, 5);
+        put_bytes(&mut envelope, 8, &body);
+        envelope
+    }
+
+    #[test]
+    fn a_string_that_is_not_utf8_is_repaired_and_bytes_are_left_alone() {
+        let envelope = decode(&log(b"an \xff app")).unwrap();
+        let log = envelope.log_message.as_ref().unwrap();
+        assert_eq!(log.app_id(), "an \u{fffd} app");
+        assert_eq!(log.message, b"\xff");
+        assert_eq!(envelope.app_id().unwrap(), "an \u{fffd} app");
+    }
+
+    #[test]
+    fn a_log_without_an_app_belongs_to_none() {
+        assert_eq!(decode(&log(b"")).unwrap().app_id(), None);
+    }
+
+    #[test]
+    fn an_event_type_of_the_future_belongs_to_the_system() {
+        let mut envelope = log(b"app");
+        put_number(&mut envelope, 2, 99);
+        assert_eq!(decode(&envelope).unwrap().app_id().unwrap(), SYSTEM);
+    }
+
+    #[test]
+    fn what_has_no_origin_is_no_envelope() {
+        assert_eq!(
+            decode(&[0x10, 5]).unwrap_err().to_string(),
+            "malformed: an envelope without origin or event type"
+        );
+    }
+
+    #[test]
+    fn a_uuid_is_printed_as_it_is_parsed() {
+        let text = "b3015d69-09cd-476d-aace-ad2d824d5ab7";
+        let uuid: Uuid = text.to_uppercase().parse().unwrap();
+        assert_eq!(uuid.to_string(), text);
+        assert_eq!("".parse::<Uuid>(), Err(NotAUuid));
+    }
+}

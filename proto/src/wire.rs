@@ -217,14 +217,23 @@ pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
 }
 
 /// The key and length of a field of `length` bytes, which the caller appends.
-#[inline]
+#[inline(always)] // The number is known where it is called.
 pub(crate) fn put_head(out: &mut Vec<u8>, number: u32, length: usize) {
-    put_varint(out, u64::from(number << 3 | 2));
-    put_varint(out, length as u64);
+    let key = number << 3 | 2;
+    match (key, length) {
+        (..0x80, ..0x80) => out.extend_from_slice(&[key as u8, length as u8]),
+        (0x80..0x4000, ..0x80) => {
+            out.extend_from_slice(&[key as u8 | 0x80, (key >> 7) as u8, length as u8]);
+        }
+        _ => {
+            put_varint(out, u64::from(key));
+            put_varint(out, length as u64);
+        }
+    }
 }
 
 /// A string, bytes or message field.
-#[inline]
+#[inline(always)]
 pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     put_head(out, number, value.len());
     out.extend_from_slice(value);

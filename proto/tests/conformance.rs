@@ -1,6 +1,8 @@
 //! Every recorded conversion of the Go implementation, through the reference and
 //! through the transcoder; and where we mean to differ, exactly there and so often.
 
+#![allow(clippy::unwrap_used)]
+
 use prost::Message;
 use proto::{
     Refused,

@@ -2,6 +2,8 @@
 //!
 //! After a change to a `.proto` file: `REGENERATE=1 cargo test -p proto --test generated`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{env, fs, path::Path};
 
 const SOURCES: [&str; 2] = ["dropsonde/envelope.proto", "loggregator/v2/ingress.proto"];

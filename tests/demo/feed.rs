@@ -32,7 +32,7 @@ const STEP: Duration = Duration::from_millis(20);
 const FOLLOW: Duration = Duration::from_millis(200);
 
 /// Where lines come from.
-pub enum Input {
+pub(crate) enum Input {
     /// What is piped into the demo.
     Stdin,
     /// A log file that is followed.
@@ -45,11 +45,11 @@ pub enum Input {
 
 impl Input {
     /// The best there is.
-    pub fn find() -> Input {
+    pub(crate) fn find() -> Input {
         if !std::io::stdin().is_terminal() && !is_null(&std::io::stdin()) {
             return Input::Stdin;
         }
-        let readable = |path: &&str| std::fs::read(path).is_ok_and(|bytes| !bytes.is_empty());
+        let readable = |path: &&&str| std::fs::read(path).is_ok_and(|bytes| !bytes.is_empty());
         if let Some(path) = LOG_FILES.iter().find(readable) {
             return Input::File(PathBuf::from(path));
         }
@@ -82,7 +82,7 @@ fn is_null(stdin: &std::io::Stdin) -> bool {
 }
 
 /// Sends the input to the Dopplers until it ends.
-pub async fn run(input: Input, dopplers: &[SocketAddr], app: &str) {
+pub(crate) async fn run(input: Input, dopplers: &[SocketAddr], app: &str) {
     let mut emitters = Emitters::start(dopplers, app);
     match input {
         Input::Stdin => emitters.send(BufReader::new(tokio::io::stdin())).await,

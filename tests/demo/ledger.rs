@@ -1,8 +1,8 @@
 //! The ledger the demo ends with: what the processes' pages say, added up by somebody else.
 
 use crate::service::Service;
-use harness::{admin, within};
-use serde_json::Value;
+use harness::admin::{self, Account, Subscription};
+use harness::within;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,32 +10,27 @@ use std::time::Duration;
 struct Line {
     process: &'static str,
     whose: String,
-    offered: u64,
-    notices: u64,
-    sent: u64,
-    dropped: u64,
-    queued: u64,
+    account: Account,
 }
 
 /// All of them.
-pub struct Ledger(Vec<Line>);
+pub(crate) struct Ledger(Vec<Line>);
 
 impl Ledger {
     /// Reads every service's page `/subscriptions`.
-    pub async fn read(services: &[&Service]) -> Ledger {
+    pub(crate) async fn read(services: &[&Service]) -> Ledger {
         let mut lines = Vec::new();
         for service in services {
-            let page = admin::get_json(service.admin, "/subscriptions").await;
-            let subscriptions = page["subscriptions"].as_array().cloned().unwrap_or_default();
-            lines.extend(subscriptions.iter().map(|subscription| Line::of(service.name, subscription)));
+            let page = admin::subscriptions(service.admin).await;
+            lines.extend(page.subscriptions.into_iter().map(|open| Line::of(service.name, open)));
         }
         Ledger(lines)
     }
 
     /// Whether every account does, and what the Dopplers sent is what the Traffic Controller
     /// received.
-    pub fn adds_up(&self) -> bool {
-        let whole = self.0.iter().all(|line| line.imbalance() == 0);
+    pub(crate) fn adds_up(&self) -> bool {
+        let whole = self.0.iter().all(|line| line.account.imbalance() == 0);
         whole && self.hop("firehose") && self.hop("app")
     }
 
@@ -43,38 +38,28 @@ impl Ledger {
         let of = |line: &&Line| line.whose.starts_with(kind);
         let (controller, dopplers): (Vec<&Line>, Vec<&Line>) =
             self.0.iter().filter(of).partition(|line| line.process == "traffic-controller");
-        let sent: u64 = dopplers.iter().map(|line| line.sent).sum();
-        let received: u64 = controller.iter().map(|line| line.offered).sum();
+        let sent: u64 = dopplers.iter().map(|line| line.account.sent).sum();
+        let received: u64 = controller.iter().map(|line| line.account.offered).sum();
         sent == received
     }
 
     fn queued(&self) -> u64 {
-        self.0.iter().map(|line| line.queued).sum()
+        self.0.iter().map(|line| line.account.queued).sum()
     }
 }
 
 impl Line {
-    fn of(process: &'static str, subscription: &Value) -> Line {
-        let account = &subscription["account"];
-        let number = |name: &str| account[name].as_u64().unwrap_or(0);
-        let dropped = account["dropped"].as_object().into_iter().flatten();
+    fn of(process: &'static str, open: Subscription) -> Line {
+        let whose = match (open.firehose, open.app) {
+            (Some(id), _) => format!("firehose {id}"),
+            (None, Some(app)) => format!("app {:.8}…", app),
+            (None, None) => "?".to_owned(),
+        };
         Line {
             process,
-            whose: match (&subscription["firehose"], &subscription["app"]) {
-                (Value::String(id), _) => format!("firehose {id}"),
-                (_, Value::String(app)) => format!("app {}…", &app[..app.len().min(8)]),
-                _ => "?".to_owned(),
-            },
-            offered: number("offered"),
-            notices: number("notices"),
-            sent: number("sent"),
-            dropped: dropped.filter_map(|(_, count)| count.as_u64()).sum(),
-            queued: number("queued"),
+            whose,
+            account: open.account,
         }
-    }
-
-    fn imbalance(&self) -> u64 {
-        (self.offered + self.notices).abs_diff(self.sent + self.dropped + self.queued)
     }
 }
 
@@ -82,11 +67,12 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  process             subscription       offered + notices =    sent + dropped +  queued")?;
         for line in &self.0 {
-            let mark = if line.imbalance() == 0 { "✓" } else { "✗" };
+            let account = &line.account;
+            let mark = if line.account.imbalance() == 0 { "✓" } else { "✗" };
             writeln!(
                 f,
                 "  {:<19} {:<16} {:>9} + {:>7} = {:>7} + {:>7} + {:>7}  {mark}",
-                line.process, line.whose, line.offered, line.notices, line.sent, line.dropped, line.queued
+                line.process, line.whose, account.offered, account.notices, account.sent, account.lost(), account.queued
             )?;
         }
         match self.adds_up() {
@@ -97,7 +83,7 @@ impl fmt::Display for Ledger {
 }
 
 /// Waits until every Doppler knows so many subscriptions.
-pub async fn readers_are_in_place(services: &[&Service], wanted: usize) {
+pub(crate) async fn readers_are_in_place(services: &[&Service], wanted: usize) {
     let there = within(Duration::from_secs(10), || async {
         let mut counts = Vec::new();
         for service in services {
@@ -111,12 +97,12 @@ pub async fn readers_are_in_place(services: &[&Service], wanted: usize) {
 }
 
 /// Waits until nothing is under way.
-pub async fn settle(services: &[&Service], patience: Duration) {
+pub(crate) async fn settle(services: &[&Service], patience: Duration) {
     let end = tokio::time::Instant::now() + patience;
     let mut last = u64::MAX;
     while tokio::time::Instant::now() < end {
         let ledger = Ledger::read(services).await;
-        let sent = ledger.0.iter().map(|line| line.sent).sum();
+        let sent = ledger.0.iter().map(|line| line.account.sent).sum();
         if ledger.queued() == 0 && ledger.adds_up() && sent == last {
             return;
         }

@@ -10,24 +10,24 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 /// A server of ours.
-pub struct Service {
+pub(crate) struct Service {
     /// What the ledger calls it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Where it serves.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Where it tells about itself.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     child: Child,
 }
 
 impl Service {
     /// Starts a Doppler.
-    pub async fn doppler(name: &'static str) -> Service {
+    pub(crate) async fn doppler(name: &'static str) -> Service {
         Service::start(name, &binaries::doppler(), &["--port=0".to_owned()], "grpc bound to: ").await
     }
 
     /// Starts the Traffic Controller.
-    pub async fn traffic_controller(dopplers: &[SocketAddr]) -> Service {
+    pub(crate) async fn traffic_controller(dopplers: &[SocketAddr]) -> Service {
         let addresses: Vec<String> = dopplers.iter().map(SocketAddr::to_string).collect();
         let arguments = ["--port=0".to_owned(), format!("--router-addrs={}", addresses.join(","))];
         Service::start("traffic-controller", &binaries::traffic_controller(), &arguments, "ws bound to: ").await
@@ -54,7 +54,7 @@ impl Service {
     }
 
     /// Asks it to drain, and waits.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         end(&mut self.child, "TERM", Duration::from_secs(6)).await;
     }
 }
@@ -85,12 +85,12 @@ async fn show_warnings(name: &str, mut lines: Lines<BufReader<ChildStderr>>) {
 }
 
 /// A `firehose` that prints to our terminal.
-pub struct Reader(Child);
+pub(crate) struct Reader(Child);
 
 impl Reader {
     /// Starts `firehose` with these arguments; `name` stands before each line if it is not the
     /// tail's.
-    pub fn start(name: &'static str, arguments: &[&str]) -> Reader {
+    pub(crate) fn start(name: &'static str, arguments: &[&str]) -> Reader {
         let mut child = command(&binaries::firehose())
             .args(arguments)
             .arg("--quiet")
@@ -110,13 +110,13 @@ impl Reader {
     }
 
     /// Asks it to end, and waits.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         end(&mut self.0, "INT", Duration::from_secs(3)).await;
     }
 }
 
 /// One `firehose emit`, fed through a pipe.
-pub fn emitter(doppler: SocketAddr, app: &str) -> Child {
+pub(crate) fn emitter(doppler: SocketAddr, app: &str) -> Child {
     command(&binaries::firehose())
         .args(["emit", "--quiet", "--app", app, "--doppler", &doppler.to_string()])
         .stdin(Stdio::piped())

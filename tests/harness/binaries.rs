@@ -6,27 +6,34 @@ use std::sync::OnceLock;
 
 /// Where the Doppler's binary is.
 pub fn doppler() -> PathBuf {
-    built().join("doppler")
+    servers().join("doppler")
 }
 
 /// Where the Traffic Controller's binary is.
 pub fn traffic_controller() -> PathBuf {
-    built().join("traffic-controller")
+    servers().join("traffic-controller")
 }
 
 /// Where the command `firehose` is.
 pub fn firehose() -> PathBuf {
-    built().join("firehose")
-}
-
-/// The directory of the running profile, with everything built. Cargo builds an integration
-/// test's own package only, so the programs are built here, once per process.
-pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build)
+    BUILT.get_or_init(|| build(&["firehose-client"])).join("firehose")
 }
 
-fn build() -> PathBuf {
+/// Builds all of them; returns the directory of the running profile, where they are.
+pub fn built() -> &'static Path {
+    firehose();
+    servers()
+}
+
+/// Cargo builds an integration test's own package only, so the programs are built here, once
+/// per process.
+fn servers() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["doppler", "traffic-controller"]))
+}
+
+fn build(packages: &[&str]) -> PathBuf {
     let us = std::env::current_exe().expect("a process knows its file");
     let mut directory = us.parent().expect("a file lies in a directory");
     // Tests lie in `deps`, programs beside it.
@@ -42,7 +49,7 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo)
         .args(["build", "--quiet", "--bins", "--profile", profile])
-        .args(["-p", "doppler", "-p", "traffic-controller", "-p", "firehose-client"])
+        .args(packages.iter().flat_map(|package| ["-p", *package]))
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
         .arg("--target-dir")

@@ -212,9 +212,9 @@ impl Reader {
     }
 
     /// Hangs up without a word.
-    pub async fn cut(self) -> Seen {
+    pub async fn cut(mut self) -> Seen {
         self.task.abort();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
         self.shared.seen.lock().unwrap().clone()
     }
 

@@ -5,11 +5,11 @@ use proto::v2::{Counter, Envelope, EnvelopeBatch, Gauge, GaugeValue, Log, Timer,
 use std::collections::BTreeMap;
 
 /// Envelopes in a batch, as today's agents send them.
-pub const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 
 /// How many tags an envelope has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Tags {
+pub(crate) enum Tags {
     /// The four that every agent adds.
     Min,
     /// What a Cloud Foundry app's envelope carries: 18 of them.
@@ -18,7 +18,7 @@ pub enum Tags {
 
 /// What kinds of envelopes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mix {
+pub(crate) enum Mix {
     /// Logs only.
     Logs,
     /// 70 % logs, 15 % HTTP timers, 10 % gauges, 5 % counters.
@@ -27,17 +27,17 @@ pub enum Mix {
 
 /// What to send.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub mix: Mix,
-    pub tags: Tags,
+pub(crate) struct Shape {
+    pub(crate) mix: Mix,
+    pub(crate) tags: Tags,
     /// Bytes of a log's payload.
-    pub payload: usize,
+    pub(crate) payload: usize,
     /// How many apps the envelopes belong to.
-    pub apps: usize,
+    pub(crate) apps: usize,
 }
 
 /// An encoded `EnvelopeBatch` behind its gRPC prefix, and where its timestamps stand.
-pub struct Template {
+pub(crate) struct Template {
     bytes: Vec<u8>,
     stamps: Vec<usize>,
 }
@@ -47,13 +47,13 @@ const STAMP: i64 = i64::MAX / 2;
 const STAMP_BYTES: usize = 9;
 
 /// The id of the `n`th app.
-pub fn app(n: usize) -> String {
+pub(crate) fn app(n: usize) -> String {
     format!("{n:08x}-1111-4222-8333-444444444444")
 }
 
 impl Template {
     /// Batch number `n` of a feed.
-    pub fn new(shape: Shape, n: usize) -> Template {
+    pub(crate) fn new(shape: Shape, n: usize) -> Template {
         let envelopes = (0..BATCH).map(|i| one(shape, n * BATCH + i)).collect();
         let batch = EnvelopeBatch { batch: envelopes }.encode_to_vec();
         let mut bytes = vec![0];
@@ -69,7 +69,7 @@ impl Template {
     }
 
     /// The batch as a gRPC message, every envelope stamped with `now`.
-    pub fn stamped(&self, now_ns: i64) -> bytes::Bytes {
+    pub(crate) fn stamped(&self, now_ns: i64) -> bytes::Bytes {
         let mut bytes = self.bytes.clone();
         let mut stamp = Vec::with_capacity(STAMP_BYTES);
         prost::encoding::encode_varint(now_ns as u64, &mut stamp);
@@ -80,7 +80,7 @@ impl Template {
     }
 
     /// Bytes of an envelope on average.
-    pub fn envelope_bytes(&self) -> usize {
+    pub(crate) fn envelope_bytes(&self) -> usize {
         self.bytes.len() / BATCH
     }
 }

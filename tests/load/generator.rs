@@ -19,7 +19,7 @@ const TEMPLATES: usize = 40;
 
 /// How fast.
 #[derive(Clone, Copy, Debug)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// Envelopes per second over all connections.
     Rate(u64),
     /// As fast as every reader takes them: never more than this many envelopes ahead.
@@ -28,15 +28,15 @@ pub enum Pace {
 
 /// Counts shared by generator and readers.
 #[derive(Default)]
-pub struct Progress {
-    pub sent: AtomicU64,
+pub(crate) struct Progress {
+    pub(crate) sent: AtomicU64,
     /// What the slowest reader has received.
-    pub received: AtomicU64,
-    pub moved: Notify,
+    pub(crate) received: AtomicU64,
+    pub(crate) moved: Notify,
 }
 
 /// Sends until `end`; returns how many envelopes.
-pub async fn run(
+pub(crate) async fn run(
     dialer: Dialer,
     dopplers: &[String],
     connections: usize,

@@ -168,7 +168,7 @@ struct Sums {
     sent: u64,
     queued: u64,
     dropped: u64,
-    imbalance: u64,
+    imbalance: u128,
 }
 
 impl Bench {
@@ -244,7 +244,7 @@ impl Bench {
         let wanted = args.firehoses + args.tails.min(args.apps);
         let admin = self.doppler_admin;
         eventually(Duration::from_secs(60), "the Doppler knows all streams", || async move {
-            admin::get_json(admin, "/subscriptions").await["subscriptions"].as_array().map(Vec::len) == Some(wanted)
+            admin::subscriptions(admin).await.subscriptions.len() == wanted
         })
         .await;
         (firehoses, tails)
@@ -277,24 +277,15 @@ fn counts(readers: &[Reader]) -> Vec<u64> {
 
 /// Adds up the page `/subscriptions`.
 async fn sums(admin: SocketAddr) -> Sums {
-    let page = admin::get_json(admin, "/subscriptions").await;
-    let mut sums = Sums {
-        sent: 0,
-        queued: 0,
-        dropped: 0,
-        imbalance: 0,
-    };
-    for subscription in page["subscriptions"].as_array().into_iter().flatten() {
-        let account = &subscription["account"];
-        let number = |name: &str| account[name].as_u64().unwrap_or(0);
-        let dropped: u64 = account["dropped"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
-        sums.sent += number("sent");
-        sums.queued += number("queued");
-        sums.dropped += dropped;
-        let left = number("offered") + number("notices");
-        sums.imbalance += left.abs_diff(number("sent") + dropped + number("queued"));
+    let page = admin::subscriptions(admin).await;
+    let sum = page.sum();
+    let imbalances = page.subscriptions.iter().map(|open| open.account.imbalance().unsigned_abs());
+    Sums {
+        sent: sum.sent,
+        queued: sum.queued,
+        dropped: sum.lost(),
+        imbalance: imbalances.sum::<u128>(),
     }
-    sums
 }
 
 /// In milliseconds, of sorted microseconds.

@@ -13,21 +13,21 @@ use transport::websocket::{Incoming, Options, Socket, upgrade};
 
 /// One reader's counts; readers of the same feed share what `Progress` needs.
 #[derive(Default)]
-pub struct Counted {
-    pub received: AtomicU64,
+pub(crate) struct Counted {
+    pub(crate) received: AtomicU64,
 }
 
 /// A reader at work.
-pub struct Reader {
-    pub counted: Arc<Counted>,
-    pub latencies: tokio::task::JoinHandle<Vec<u32>>,
+pub(crate) struct Reader {
+    pub(crate) counted: Arc<Counted>,
+    pub(crate) latencies: tokio::task::JoinHandle<Vec<u32>>,
 }
 
 /// Opens the stream at `path` and counts what comes until it ends or is aborted.
 ///
 /// Latency is taken of the first envelope of each run, in microseconds: its timestamp was set
 /// when its batch left the generator.
-pub async fn open(dialer: &Dialer, address: &str, path: &str, progress: Option<Arc<Progress>>) -> Reader {
+pub(crate) async fn open(dialer: &Dialer, address: &str, path: &str, progress: Option<Arc<Progress>>) -> Reader {
     let mut socket = connect(dialer, address, path).await;
     let counted = Arc::new(Counted::default());
     let counts = counted.clone();

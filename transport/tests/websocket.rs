@@ -685,13 +685,12 @@ async fn a_message_that_is_never_finished_ends_after_ten_seconds_even_if_pings_a
     ] {
         let (mut socket, mut peer) = raw(4096, quiet());
         let start = Instant::now();
-        let whole = masked(0x81, b"this one is").to_vec();
-        peer.write_all(&whole).await.unwrap();
-        assert!(
-            timeout(Duration::from_secs(9), socket.ended())
-                .await
-                .is_err()
-        );
+        // This one is finished after nine seconds.
+        let slow = masked(0x81, b"slow");
+        peer.write_all(&slow[..5]).await.unwrap();
+        let nine = Duration::from_secs(9);
+        assert!(timeout(nine, socket.ended()).await.is_err());
+        peer.write_all(&slow[5..]).await.unwrap();
         peer.write_all(&beginning).await.unwrap();
         let ended = socket.ended().await;
         assert!(
@@ -788,6 +787,9 @@ async fn a_client_takes_a_minute_without_a_byte_for_silence_but_not_its_own_slow
     peer.write_all(numbered(0, 1, 10).bytes()).await.unwrap();
     advance(Duration::from_secs(100)).await;
     // We were the ones who did not listen.
+    socket.send_text("a moment, please").await.unwrap();
+    advance(Duration::from_secs(100)).await;
+    socket.send_text("one more").await.unwrap();
     next_frames(&mut socket).await;
     advance(Duration::from_secs(59)).await;
     peer.write_all(&[0x89, 0]).await.unwrap();
@@ -1048,6 +1050,7 @@ async fn a_large_text_is_sent_whole_by_both_roles_though_the_peer_pings() {
                     .await
                     .unwrap();
             }
+            peer.flush().await.unwrap();
             let mut pongs = 0;
             loop {
                 match peer.next().await.unwrap().unwrap() {
@@ -1142,7 +1145,8 @@ async fn after_a_protocol_error_nothing_the_peer_says_is_read_as_frames() {
     let again = socket.next().await.unwrap_err();
     assert_eq!(ended.to_string(), again.to_string());
     let ((), said) = tokio::join!(socket.answer(&ended), async {
-        let _ = peer.write_all(&[0xFF; 2000]).await;
+        // More than the pipe holds: somebody reads it.
+        peer.write_all(&[0xFF; 20_000]).await.unwrap();
         peer.shutdown().await.unwrap();
         rest(peer).await
     });
@@ -1586,6 +1590,86 @@ async fn a_run_costs_one_write_and_one_flush() {
         (counted.reads, counted.writes, counted.flushes),
         (10, 11, 10)
     );
+}
+
+/// A stream of someone who talks without pause, and may hang up in the middle of our sentence.
+struct Chatter {
+    /// What is said over and over.
+    said: Vec<u8>,
+    /// Whether it only talks once it has hung up.
+    hangs_up: bool,
+    hung_up: bool,
+    reads: usize,
+}
+
+impl tokio::io::AsyncRead for Chatter {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.hangs_up && !self.hung_up {
+            return Poll::Pending;
+        }
+        self.reads += 1;
+        buffer.put_slice(&self.said);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Chatter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        if self.hangs_up {
+            self.hung_up = true;
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(buffer.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn chatter(said: Vec<u8>, hangs_up: bool) -> Chatter {
+    Chatter {
+        said,
+        hangs_up,
+        hung_up: false,
+        reads: 0,
+    }
+}
+
+#[tokio::test]
+async fn between_two_runs_a_talkative_peer_is_heard_a_few_times_only() {
+    let mut peer = chatter(masked(0x82, &[0; 1000]), false);
+    let mut socket = Socket::new(&mut peer, Bytes::new(), quiet());
+    for _ in 0..10 {
+        socket.send(numbered(0, 1, 10).bytes()).await.unwrap();
+    }
+    drop(socket);
+    assert!((10..=100).contains(&peer.reads), "{}", peer.reads);
+}
+
+#[tokio::test]
+async fn a_close_is_found_behind_the_reset() {
+    let mut peer = chatter(masked(0x88, b"\x03\xE9"), true);
+    let mut socket = Socket::new(&mut peer, Bytes::new(), quiet());
+    let ended = socket.send(numbered(0, 1, 10).bytes()).await.unwrap_err();
+    assert!(matches!(ended, Ended::Peer { code: Some(1001) }), "{ended}");
+    let mut peer = chatter(masked(0x82, b"nothing of interest"), true);
+    let mut socket = Socket::new(&mut peer, Bytes::new(), quiet());
+    let ended = socket.send(numbered(0, 1, 10).bytes()).await.unwrap_err();
+    assert!(matches!(ended, Ended::Broken(_)), "{ended}");
+    assert!(ended.answer().is_none());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use crate::{
     Malformed, Refused,
     convert::decimal_text,
-    wire::{Reader, WRONG_TYPE, Wire, check_utf8, field_len, put_entry, put_head},
+    wire::{Reader, WRONG_TYPE, Wire, field_len, put_bytes, put_entry},
 };
 
 /// The most tags of one envelope (entries of both maps, 256). Comparing them with each
@@ -84,35 +84,63 @@ impl Name {
         names & self.bit() != 0
     }
 
-    /// The length first: most keys are told apart by it.
+    /// The name of a key. Agents send tags in random order, and each guess of the
+    /// processor at which one comes next costs as much as all the rest of reading it:
+    /// so no branches but one, and a table without collisions.
     #[inline]
     pub(super) fn of(key: &[u8]) -> Name {
-        match (key.len(), key) {
-            (2, b"ip") => Name::Ip,
-            (3, b"job") => Name::Job,
-            (3, b"uri") => Name::Uri,
-            (4, b"code") => Name::Code,
-            (5, b"index") => Name::Index,
-            (6, b"origin") => Name::Origin,
-            (6, b"source") => Name::Source,
-            (6, b"method") => Name::Method,
-            (9, b"__v1_type") => Name::V1Type,
-            (9, b"source_id") => Name::SourceId,
-            (9, b"peer_type") => Name::PeerType,
-            (9, b"forwarded") => Name::Forwarded,
-            (10, b"deployment") => Name::Deployment,
-            (10, b"request_id") => Name::RequestId,
-            (10, b"user_agent") => Name::UserAgent,
-            (11, b"instance_id") => Name::InstanceId,
-            (11, b"source_type") => Name::SourceType,
-            (11, b"status_code") => Name::StatusCode,
-            (14, b"remote_address") => Name::RemoteAddress,
-            (14, b"content_length") => Name::ContentLength,
-            (19, b"routing_instance_id") => Name::RoutingInstanceId,
-            _ => Name::Other,
+        let (name, text) = KEYS[slot(key)];
+        match key == text.as_bytes() {
+            true => name,
+            false => Name::Other,
         }
     }
 }
+
+/// Three bytes of a key that tell the names apart.
+const fn slot(key: &[u8]) -> usize {
+    match key {
+        [] => 0,
+        [first, ..] => (key.len() + 3 * *first as usize + 3 * key[key.len() / 2] as usize) % 64,
+    }
+}
+
+/// The names by slot. That no two share one is checked when this is compiled.
+static KEYS: [(Name, &str); 64] = {
+    let names = [
+        (Name::V1Type, "__v1_type"),
+        (Name::Origin, "origin"),
+        (Name::Deployment, "deployment"),
+        (Name::Job, "job"),
+        (Name::Index, "index"),
+        (Name::Ip, "ip"),
+        (Name::SourceId, "source_id"),
+        (Name::InstanceId, "instance_id"),
+        (Name::SourceType, "source_type"),
+        (Name::Source, "source"),
+        (Name::Code, "code"),
+        (Name::PeerType, "peer_type"),
+        (Name::Method, "method"),
+        (Name::RequestId, "request_id"),
+        (Name::Uri, "uri"),
+        (Name::RemoteAddress, "remote_address"),
+        (Name::UserAgent, "user_agent"),
+        (Name::StatusCode, "status_code"),
+        (Name::ContentLength, "content_length"),
+        (Name::RoutingInstanceId, "routing_instance_id"),
+        (Name::Forwarded, "forwarded"),
+    ];
+    assert!(names.len() == NAMES - 1);
+    let mut keys = [(Name::Other, ""); 64];
+    let mut index = 0;
+    while index < names.len() {
+        let slot = slot(names[index].1.as_bytes());
+        assert!(keys[slot].1.is_empty());
+        keys[slot] = names[index];
+        index += 1;
+    }
+    keys
+};
 
 /// The tags of one envelope.
 ///
@@ -134,21 +162,31 @@ pub(super) struct Tags {
     over: Option<Refused>,
 }
 
-/// Where a tag is. Key and value are relative to the entry, but for a number.
+/// Where a tag is: sixteen bytes.
 #[derive(Clone, Copy, Debug)]
 struct Tag {
     entry: u32,
     entry_len: u16,
-    key: u16,
-    key_len: u16,
-    value: u16,
-    value_len: u16,
+    /// Within the entry.
+    key: Span,
+    /// Within the entry; of a number, within `numbers`.
+    value: Span,
     name: Name,
     kind: Kind,
 }
 
+/// Tags that would need more than 16 bits are over the limit and not kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    at: u16,
+    len: u16,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
+    /// Not to be passed on: another tag of the same key counts. As in a lookup it may
+    /// be this one, its value can still be read.
+    Hidden,
     /// In `tags`: the entry can be passed on as it is.
     Preferred,
     /// In `deprecated_tags`, and a text.
@@ -157,9 +195,6 @@ enum Kind {
     Number,
     /// In `deprecated_tags`, and nothing at all.
     Nothing,
-    /// Not to be passed on: another tag of the same key counts. As in a lookup it may
-    /// be this one, its value can still be read.
-    Hidden,
 }
 
 impl Default for Tags {
@@ -167,10 +202,8 @@ impl Default for Tags {
         let nowhere = Tag {
             entry: 0,
             entry_len: 0,
-            key: 0,
-            key_len: 0,
-            value: 0,
-            value_len: 0,
+            key: Span::default(),
+            value: Span::default(),
             name: Name::Other,
             kind: Kind::Hidden,
         };
@@ -188,22 +221,25 @@ impl Default for Tags {
     }
 }
 
-/// A key or value as it was read: the bytes, and where they are.
+/// A key or value as it was read: the bytes, and where in the entry they are.
 #[derive(Clone, Copy, Default)]
 struct Text<'a> {
     bytes: &'a [u8],
-    at: usize,
+    span: Span,
 }
 
 impl<'a> Text<'a> {
+    /// The next field of `reader`, which is at or in the entry that begins at `entry`.
+    fn read(reader: &mut Reader<'a>, entry: usize) -> Result<Text<'a>, Malformed> {
+        let bytes = reader.text()?;
+        Ok(Text::at(reader.at() - bytes.len() - entry, bytes))
+    }
+
     #[inline]
-    fn read(reader: &mut Reader<'a>, known_ascii: bool) -> Result<Text<'a>, Malformed> {
-        let bytes = reader.bytes()?;
-        if !known_ascii {
-            check_utf8(bytes)?;
-        }
-        let at = reader.at() - bytes.len();
-        Ok(Text { bytes, at })
+    fn at(at: usize, bytes: &'a [u8]) -> Text<'a> {
+        let (at, len) = (at as u16, bytes.len() as u16);
+        let span = Span { at, len };
+        Text { bytes, span }
     }
 }
 
@@ -217,10 +253,10 @@ enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
-    fn read(mut self, mut reader: Reader<'a>) -> Result<Data<'a>, Malformed> {
+    fn read(mut self, mut reader: Reader<'a>, entry: usize) -> Result<Data<'a>, Malformed> {
         while let Some(field) = reader.field()? {
             match field {
-                (1, Wire::Bytes) => self = Data::Text(Text::read(&mut reader, false)?),
+                (1, Wire::Bytes) => self = Data::Text(Text::read(&mut reader, entry)?),
                 (2, Wire::Varint) => self = Data::Integer(reader.varint()? as i64),
                 (3, Wire::Fixed64) => self = Data::Decimal(reader.double()?),
                 (1..=3, _) => return Err(WRONG_TYPE),
@@ -235,29 +271,23 @@ impl<'a> Data<'a> {
 impl Tags {
     /// Reads an entry of `tags`.
     #[inline]
-    pub(super) fn read(&mut self, mut entry: Reader<'_>) -> Result<(), Malformed> {
-        let (at, length) = (entry.at(), entry.rest().len());
-        // Lengths and field keys are ASCII too, so one look will do for nearly all.
-        let ascii = entry.rest().is_ascii();
-        let (mut key, mut value) = (Text::default(), Text::default());
-        while let Some(field) = entry.field()? {
-            match field {
-                (1, Wire::Bytes) => key = Text::read(&mut entry, ascii)?,
-                (2, Wire::Bytes) => value = Text::read(&mut entry, ascii)?,
-                (1 | 2, _) => return Err(WRONG_TYPE),
-                (number, wire) => entry.skip(number, wire, 1)?,
-            }
-        }
+    pub(super) fn read(&mut self, entry: Reader<'_>) -> Result<(), Malformed> {
+        let length = entry.rest().len();
+        let (key, value) = match plain(entry.rest()) {
+            Some(plain) => plain,
+            None => read_pair(entry)?,
+        };
         if self.has_room(length) {
-            self.preferred[Name::of(key.bytes) as usize] = self.count as u16 + 1;
-            let value_at = value.at.saturating_sub(at);
-            self.add(
-                at,
-                length,
-                key,
-                (value_at, value.bytes.len()),
-                Kind::Preferred,
-            );
+            let name = Name::of(key.bytes);
+            self.preferred[name as usize] = self.count as u16 + 1;
+            self.add(Tag {
+                entry: entry.at() as u32,
+                entry_len: length as u16,
+                key: key.span,
+                value: value.span,
+                name,
+                kind: Kind::Preferred,
+            });
         }
         Ok(())
     }
@@ -269,8 +299,8 @@ impl Tags {
         let mut data = Data::Nothing;
         while let Some(field) = entry.field()? {
             match field {
-                (1, Wire::Bytes) => key = Text::read(&mut entry, false)?,
-                (2, Wire::Bytes) => data = data.read(entry.message()?)?,
+                (1, Wire::Bytes) => key = Text::read(&mut entry, at)?,
+                (2, Wire::Bytes) => data = data.read(entry.message()?, at)?,
                 (1 | 2, _) => return Err(WRONG_TYPE),
                 (number, wire) => entry.skip(number, wire, 1)?,
             }
@@ -279,14 +309,22 @@ impl Tags {
             return Ok(());
         }
         let (kind, value) = match data {
-            Data::Nothing => (Kind::Nothing, (0, 0)),
-            Data::Text(text) => (Kind::Text, (text.at - at, text.bytes.len())),
-            Data::Integer(number) => (Kind::Number, self.keep(number.to_string())),
-            Data::Decimal(number) => (Kind::Number, self.keep(decimal_text(number))),
+            Data::Nothing => (Kind::Nothing, Span::default()),
+            Data::Text(text) => (Kind::Text, text.span),
+            Data::Integer(number) => (Kind::Number, self.keep(&number.to_string())),
+            Data::Decimal(number) => (Kind::Number, self.keep(&decimal_text(number))),
         };
+        let name = Name::of(key.bytes);
         self.any_deprecated = true;
-        self.deprecated[Name::of(key.bytes) as usize] = self.count as u16 + 1;
-        self.add(at, length, key, value, kind);
+        self.deprecated[name as usize] = self.count as u16 + 1;
+        self.add(Tag {
+            entry: at as u32,
+            entry_len: length as u16,
+            key: key.span,
+            value,
+            name,
+            kind,
+        });
         Ok(())
     }
 
@@ -303,29 +341,18 @@ impl Tags {
     }
 
     /// Keeps the text of a number; returns where.
-    fn keep(&mut self, number: String) -> (usize, usize) {
-        match self.has_room(number.len()) {
-            true => {
-                self.numbers.push_str(&number);
-                (self.numbers.len() - number.len(), number.len())
-            }
-            false => (0, 0),
+    fn keep(&mut self, number: &str) -> Span {
+        if !self.has_room(number.len()) {
+            return Span::default();
         }
+        let at = self.numbers.len() as u16;
+        self.numbers.push_str(number);
+        let len = number.len() as u16;
+        Span { at, len }
     }
 
-    /// What has room has positions of 16 bits.
     #[inline]
-    fn add(&mut self, at: usize, length: usize, key: Text<'_>, value: (usize, usize), kind: Kind) {
-        let tag = Tag {
-            entry: at as u32,
-            entry_len: length as u16,
-            key: key.at.saturating_sub(at) as u16,
-            key_len: key.bytes.len() as u16,
-            value: value.0 as u16,
-            value_len: value.1 as u16,
-            name: Name::of(key.bytes),
-            kind,
-        };
+    fn add(&mut self, tag: Tag) {
         match self.inline.get_mut(self.count) {
             Some(place) => *place = tag,
             None => {
@@ -345,36 +372,58 @@ impl Tags {
         }
         let mut order: [u16; MAX_TAGS] = std::array::from_fn(|index| index as u16);
         let order = &mut order[..self.count];
-        let all = self.all();
-        order.sort_unstable_by_key(|&index| {
-            let tag = &all[usize::from(index)];
-            (tag.key(envelope), tag.kind != Kind::Preferred, index)
-        });
-        let mut hidden = [false; MAX_TAGS];
-        for same in order.chunk_by(|&a, &b| {
-            all[usize::from(a)].key(envelope) == all[usize::from(b)].key(envelope)
-        }) {
-            let Some((&last, others)) = same.split_last() else {
-                continue;
-            };
-            let last_kind = all[usize::from(last)].kind;
-            hidden[usize::from(last)] = last_kind == Kind::Nothing;
-            for &other in others {
-                hidden[usize::from(other)] = match last_kind {
-                    Kind::Preferred => false,
-                    Kind::Nothing => all[usize::from(other)].kind != Kind::Preferred,
-                    Kind::Text | Kind::Number => true,
-                };
-            }
-        }
         let all = match self.spilled.is_empty() {
             true => &mut self.inline[..self.count],
             false => &mut self.spilled[..],
         };
-        for (tag, hidden) in all.iter_mut().zip(hidden) {
-            tag.hidden = hidden;
+        order.sort_unstable_by_key(|&index| {
+            let tag = &all[usize::from(index)];
+            (tag.key(envelope), tag.kind != Kind::Preferred, index)
+        });
+        let mut last: Option<(&[u8], Kind)> = None;
+        for &index in order.iter().rev() {
+            let tag = &mut all[usize::from(index)];
+            let key = tag.key(envelope);
+            match last {
+                Some((same, kind)) if same == key => match kind {
+                    Kind::Text | Kind::Number => tag.kind = Kind::Hidden,
+                    Kind::Nothing if tag.kind != Kind::Preferred => tag.kind = Kind::Hidden,
+                    Kind::Nothing | Kind::Preferred | Kind::Hidden => {}
+                },
+                _ => last = Some((key, tag.kind)),
+            }
         }
     }
+}
+
+/// An entry as nearly everyone writes it: key, then value, all of it ASCII.
+#[inline]
+fn plain(entry: &[u8]) -> Option<(Text<'_>, Text<'_>)> {
+    // ASCII bytes are one-byte lengths as well.
+    let (&[0x0a, key_len], rest) = entry.split_first_chunk()? else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(key_len))?;
+    let (&[0x12, value_len], value) = rest.split_first_chunk()? else {
+        return None;
+    };
+    let whole = value.len() == usize::from(value_len) && entry.is_ascii();
+    whole.then(|| (Text::at(2, key), Text::at(4 + key.len(), value)))
+}
+
+/// An entry as it may be.
+fn read_pair(mut entry: Reader<'_>) -> Result<(Text<'_>, Text<'_>), Malformed> {
+    let at = entry.at();
+    let (mut key, mut value) = (Text::default(), Text::default());
+    while let Some(field) = entry.field()? {
+        match field {
+            (1, Wire::Bytes) => key = Text::read(&mut entry, at)?,
+            (2, Wire::Bytes) => value = Text::read(&mut entry, at)?,
+            (1 | 2, _) => return Err(WRONG_TYPE),
+            (number, wire) => entry.skip(number, wire, 1)?,
+        }
+    }
+    Ok((key, value))
 }
 
 /// Asking and writing.
@@ -401,10 +450,7 @@ impl Tags {
     pub(super) fn put(&self, out: &mut Vec<u8>, envelope: &[u8], used: u32) {
         for tag in self.passed_on(used) {
             match tag.kind {
-                Kind::Preferred => {
-                    put_head(out, 17, usize::from(tag.entry_len));
-                    out.extend_from_slice(slice(envelope, tag.entry, 0, tag.entry_len));
-                }
+                Kind::Preferred => put_bytes(out, 17, tag.entry(envelope)),
                 _ => put_entry(out, 17, tag.key(envelope), self.value(envelope, tag)),
             }
         }
@@ -413,8 +459,8 @@ impl Tags {
     /// How many bytes [`put`](Tags::put) would write.
     pub(super) fn len(&self, used: u32) -> usize {
         let entry_len = |tag: &Tag| match tag.kind {
-            Kind::Preferred => usize::from(tag.entry_len),
-            _ => field_len(1, tag.key_len.into()) + field_len(1, tag.value_len.into()),
+            Kind::Preferred => tag.entry_len.into(),
+            _ => field_len(1, tag.key.len.into()) + field_len(1, tag.value.len.into()),
         };
         let lengths = self.passed_on(used).map(|tag| field_len(2, entry_len(tag)));
         lengths.sum()
@@ -422,8 +468,9 @@ impl Tags {
 
     #[inline]
     fn passed_on(&self, used: u32) -> impl Iterator<Item = &Tag> {
-        let passed_on = move |tag: &&Tag| !tag.hidden && !tag.name.is_in(used);
-        self.all().iter().filter(passed_on)
+        self.all().iter().filter(move |tag| {
+            !matches!(tag.kind, Kind::Nothing | Kind::Hidden) && !tag.name.is_in(used)
+        })
     }
 
     #[inline]
@@ -436,20 +483,41 @@ impl Tags {
 
     fn value<'t>(&'t self, envelope: &'t [u8], tag: &Tag) -> &'t [u8] {
         match tag.kind {
-            Kind::Number => slice(self.numbers.as_bytes(), 0, tag.value, tag.value_len),
-            _ => slice(envelope, tag.entry, tag.value, tag.value_len),
+            Kind::Number => tag.value.of(self.numbers.as_bytes()),
+            _ => tag.value.of(&envelope[tag.entry as usize..]),
         }
     }
 }
 
 impl Tag {
     fn key<'a>(&self, envelope: &'a [u8]) -> &'a [u8] {
-        slice(envelope, self.entry, self.key, self.key_len)
+        self.key.of(&envelope[self.entry as usize..])
+    }
+
+    fn entry<'a>(&self, envelope: &'a [u8]) -> &'a [u8] {
+        &envelope[self.entry as usize..][..usize::from(self.entry_len)]
     }
 }
 
-#[inline]
-fn slice(bytes: &[u8], base: u32, offset: u16, length: u16) -> &[u8] {
-    let start = base as usize + usize::from(offset);
-    &bytes[start..start + usize::from(length)]
+impl Span {
+    #[inline]
+    fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[usize::from(self.at)..][..usize::from(self.len)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_only_if_it_is_spelled_so() {
+        for (name, key) in KEYS {
+            assert_eq!(Name::of(key.as_bytes()), name);
+            assert_eq!(Name::of(format!("{key}x").as_bytes()), Name::Other);
+        }
+        for key in ["", "Origin", "app_id", "organization_name"] {
+            assert_eq!(Name::of(key.as_bytes()), Name::Other);
+        }
+    }
 }

@@ -60,7 +60,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The number and value of the next known field; `None` at the end.
-    #[inline]
+    ///
+    /// Inlined, it is twice as fast: handed over in memory, the value costs more than
+    /// the reading.
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
         while let Some((number, wire)) = self.reader.field()? {
             let kind = self.shape.kinds.get(number as usize);

@@ -107,7 +107,7 @@ pub(crate) struct Subscribe {
 
     /// Only these envelopes.
     #[arg(long, value_name = "TYPE")]
-    pub(crate) filter_type: Option<FilterType>,
+    filter_type: Option<FilterType>,
 
     /// How to print them.
     #[arg(long, short, value_name = "FORMAT", default_value = "json")]
@@ -275,16 +275,20 @@ impl Tail {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
-                let unwanted = self.no_color.as_ref().is_some_and(|value| !value.is_empty());
+                let unwanted = self
+                    .no_color
+                    .as_ref()
+                    .is_some_and(|value| !value.is_empty());
                 std::io::stdout().is_terminal() && !unwanted
             }
         }
     }
 }
 
-impl From<Option<FilterType>> for Filter {
-    fn from(only: Option<FilterType>) -> Filter {
-        match only {
+impl Subscribe {
+    /// Which envelopes.
+    pub(crate) fn filter(&self) -> Filter {
+        match self.filter_type {
             None => Filter::Everything,
             Some(FilterType::Logs) => Filter::Logs,
             Some(FilterType::Metrics) => Filter::Metrics,
@@ -307,7 +311,9 @@ impl Emit {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 

@@ -24,7 +24,9 @@ impl Counts {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "total={}", self.0.values().sum::<u64>())?;
-        self.0.iter().try_for_each(|(kind, count)| write!(f, " {kind}={count}"))
+        self.0
+            .iter()
+            .try_for_each(|(kind, count)| write!(f, " {kind}={count}"))
     }
 }
 

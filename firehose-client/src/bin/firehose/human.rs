@@ -9,9 +9,7 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Color, Style};
 use firehose_client::v1::log_message::MessageType;
-use firehose_client::v1::{
-    ContainerMetric, Envelope, HttpStartStop, LogMessage, Method, PeerType,
-};
+use firehose_client::v1::{ContainerMetric, Envelope, HttpStartStop, LogMessage, Method, PeerType};
 
 use crate::json::type_name;
 use crate::time::Utc;
@@ -113,7 +111,11 @@ impl Human {
         if let Some(at) = at {
             write!(out, "{} ", self.styled(DIM, format_args!("{:.3}", Utc(at))))?;
         }
-        write!(out, "{} ", self.styled(style_of(source), format_args!("[{source}]")))
+        write!(
+            out,
+            "{} ",
+            self.styled(style_of(source), format_args!("[{source}]"))
+        )
     }
 
     /// As it came, or, where a terminal may read it, harmless.
@@ -126,7 +128,10 @@ impl Human {
 
     fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.terminal && text.contains(obeyed) {
-            true => text.chars().map(|c| if obeyed(c) { picture(c) } else { c }).collect(),
+            true => text
+                .chars()
+                .map(|c| if obeyed(c) { picture(c) } else { c })
+                .collect(),
             false => text.into(),
         }
     }
@@ -273,7 +278,10 @@ mod tests {
     fn a_log_cannot_drive_the_terminal_of_its_reader() {
         let hostile = "\u{1b}]0;owned\u{7}\u{9b}31m\r\u{202e}a\tb\u{7f}".as_bytes();
         let shown = text(TERMINAL, &log(hostile, MessageType::Out));
-        assert!(shown.ends_with("OUT ␛]0;owned␇\u{fffd}31m␍\u{fffd}a\tb␡\n"), "{shown}");
+        assert!(
+            shown.ends_with("OUT ␛]0;owned␇\u{fffd}31m␍\u{fffd}a\tb␡\n"),
+            "{shown}"
+        );
 
         let mut envelope = log(b"", MessageType::Out);
         envelope.log_message.as_mut().unwrap().source_type = Some("\u{1b}[2J".into());

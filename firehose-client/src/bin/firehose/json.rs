@@ -154,7 +154,8 @@ impl<'a> Body<'a> {
             let text = String::from_utf8_lossy(&log.message);
             let lossy = text.as_bytes() != log.message;
             Body::Log(Log {
-                stream: MessageType::try_from(log.message_type).map_or("", |kind| kind.as_str_name()),
+                stream: MessageType::try_from(log.message_type)
+                    .map_or("", |kind| kind.as_str_name()),
                 message_base64: lossy.then(|| base64(&log.message)),
                 message: text.into_owned(),
                 timestamp: Utc(log.timestamp).to_string(),
@@ -235,7 +236,9 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte));
+        let bits = group
+            .iter()
+            .fold(0, |bits, &byte| bits << 8 | u32::from(byte));
         let bits = bits << (8 * (3 - group.len()));
         for digit in 0..4 {
             text.push(match digit <= group.len() {
@@ -291,7 +294,10 @@ mod tests {
     #[test]
     fn bytes_that_are_not_text_are_there_twice() {
         let line = printed(&log(b"caf\xE9"));
-        assert!(line.contains(r#""message":"caf�","message_base64":"Y2Fm6Q==""#), "{line}");
+        assert!(
+            line.contains(r#""message":"caf�","message_base64":"Y2Fm6Q==""#),
+            "{line}"
+        );
     }
 
     #[test]
@@ -328,7 +334,9 @@ mod tests {
     fn metrics_have_these_fields() {
         let body = |envelope: Envelope| {
             let line = printed(&envelope);
-            line[line.find("\"origin\":\"\",").unwrap() + 12..].trim_end().to_owned()
+            line[line.find("\"origin\":\"\",").unwrap() + 12..]
+                .trim_end()
+                .to_owned()
         };
         let counter = v1::CounterEvent {
             name: "ingress".into(),

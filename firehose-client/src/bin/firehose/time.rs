@@ -15,7 +15,10 @@ impl fmt::Display for Utc {
         let (year, month, day) = date(seconds.div_euclid(86_400));
         let time = seconds.rem_euclid(86_400);
         let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.")?;
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."
+        )?;
         let nanos = self.0.rem_euclid(SECOND);
         match f.precision() {
             Some(3) => write!(f, "{:03}Z", nanos / 1_000_000),
@@ -35,7 +38,11 @@ fn date(days: i64) -> (i64, i64, i64) {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153; // from March
     let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (month, next_year) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
     (era * 400 + year + next_year, month, day)
 }
 
@@ -57,6 +64,9 @@ mod tests {
         ] {
             assert_eq!(Utc(nanos).to_string(), expected);
         }
-        assert_eq!(format!("{:.3}", Utc(123_999_999)), "1970-01-01T00:00:00.123Z");
+        assert_eq!(
+            format!("{:.3}", Utc(123_999_999)),
+            "1970-01-01T00:00:00.123Z"
+        );
     }
 }

@@ -1,0 +1,10 @@
+//! The library and the command against servers that do what a test says, over real sockets.
+
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+mod certificates;
+mod command;
+mod doppler;
+mod emitter;
+mod stream;
+mod traffic_controller;

@@ -1,0 +1,16 @@
+//! Promises of the whole, each shown on real processes: one file per promise, one sentence
+//! per test. The oracle is outside of the system (`harness::seen`).
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test a panic is the answer"
+)]
+
+mod overdriven;
+mod pace;
+mod pipeline;
+
+use std::time::Duration;
+
+/// How long anything may take that takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
