@@ -159,9 +159,9 @@ impl Builder {
         self
     }
 
-    /// Ends the stream if its first connection has not been made this long after the first
-    /// attempt failed or was begun; zero allows one attempt. By default it is tried for ever, and a connection
-    /// that was lost is always.
+    /// Ends the stream if its first connection is not made within this time; zero allows one
+    /// attempt, of any length up to its deadline. By default it is tried for ever, as a lost
+    /// connection always is.
     pub fn first_connect_within(mut self, time: Duration) -> Builder {
         self.first_connect_within = Some(time);
         self

@@ -28,6 +28,9 @@ use crate::endpoint;
 /// The largest batch: 100 envelopes, as agents send.
 pub const BATCH: usize = 100;
 
+/// A batch is not filled beyond this: 1 MiB. A Doppler refuses messages of more than 10 MiB.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// How long an envelope waits for its batch to fill: 100 ms, as in agents.
 pub const BATCH_WAIT: Duration = Duration::from_millis(100);
 
@@ -48,7 +51,8 @@ const PING: Duration = Duration::from_secs(20);
 pub struct Emitter {
     envelopes: mpsc::Sender<Envelope>,
     emitted: u64,
-    answer: JoinHandle<Result<(), EmitError>>,
+    /// How the call ends; `None` once that has been told.
+    answer: Option<JoinHandle<Result<(), EmitError>>>,
 }
 
 /// Makes an [`Emitter`].
@@ -127,7 +131,9 @@ impl Emitter {
     /// Sends an envelope with the next batch. Waits while the Doppler takes no more.
     pub async fn emit(&mut self, envelope: Envelope) -> Result<(), EmitError> {
         if self.envelopes.send(envelope).await.is_err() {
-            return Err(self.failure().await);
+            self.end().await?;
+            // It said that all is well in the middle of our sentence.
+            return Err(EmitError::Broken { source: None });
         }
         self.emitted += 1;
         Ok(())
@@ -163,26 +169,19 @@ impl Emitter {
     /// Sends what is left, and waits until the Doppler has read it all. Returns how many
     /// envelopes that were in all.
     pub async fn close(mut self) -> Result<u64, EmitError> {
-        let (closed, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.envelopes, closed));
-        match (&mut self.answer).await {
-            Ok(Ok(())) => Ok(self.emitted),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(EmitError::Broken { source: None }),
-        }
+        let (nowhere, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.envelopes, nowhere));
+        self.end().await?;
+        Ok(self.emitted)
     }
 
-    /// Why nobody takes our envelopes any more.
-    async fn failure(&mut self) -> EmitError {
-        let broken = EmitError::Broken { source: None };
-        if self.answer.is_finished() || !self.envelopes.is_closed() {
-            return broken;
-        }
-        match (&mut self.answer).await {
-            Ok(Err(error)) => error,
-            // It said "all is well" in the middle of our sentence.
-            Ok(Ok(())) | Err(_) => broken,
-        }
+    /// Waits for the end of the call.
+    async fn end(&mut self) -> Result<(), EmitError> {
+        let told = match self.answer.take() {
+            Some(answer) => answer.await.ok(),
+            None => None,
+        };
+        told.unwrap_or(Err(EmitError::Broken { source: None }))
     }
 }
 
@@ -272,7 +271,7 @@ impl EmitterBuilder {
         Ok(Emitter {
             envelopes,
             emitted: 0,
-            answer,
+            answer: Some(answer),
         })
     }
 }
@@ -280,13 +279,16 @@ impl EmitterBuilder {
 /// What fits into one batch; `None` once no more will come.
 async fn next_batch(waiting: &mut mpsc::Receiver<Envelope>) -> Option<Vec<Envelope>> {
     let mut batch = Vec::with_capacity(BATCH);
-    batch.push(waiting.recv().await?);
+    let first = waiting.recv().await?;
+    let mut bytes = first.encoded_len();
+    batch.push(first);
     let end = Instant::now() + BATCH_WAIT;
-    while batch.len() < BATCH {
-        match timeout_at(end, waiting.recv()).await {
-            Ok(Some(envelope)) => batch.push(envelope),
-            Ok(None) | Err(_) => break,
-        }
+    while batch.len() < BATCH && bytes < BATCH_BYTES {
+        let Ok(Some(envelope)) = timeout_at(end, waiting.recv()).await else {
+            break;
+        };
+        bytes += envelope.encoded_len();
+        batch.push(envelope);
     }
     Some(batch)
 }

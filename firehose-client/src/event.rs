@@ -37,7 +37,8 @@ pub enum Event {
         /// How long we wait.
         wait: Duration,
     },
-    /// The server says it dropped envelopes of this subscription, because we read too slowly.
+    /// The server says it dropped envelopes of this subscription: we, or the way to us, were
+    /// too slow.
     /// The notice itself is also delivered, as the envelope it is.
     Lost {
         /// How many since its last notice.

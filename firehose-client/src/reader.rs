@@ -168,10 +168,15 @@ impl Subscription {
         if let Some(at) = self.next_try.take() {
             sleep_until(at).await;
         }
-        if let (None, Some(within)) = (self.give_up, self.settings.first_connect_within) {
-            self.give_up = Some(Instant::now() + within);
+        let now = Instant::now();
+        let mut deadline = now + self.settings.connect_deadline;
+        if let (None, Some(within)) = (self.lost, self.settings.first_connect_within) {
+            let give_up = *self.give_up.get_or_insert(now + within);
+            if !within.is_zero() {
+                deadline = deadline.min(give_up);
+            }
         }
-        let error = match dial(&self.settings, &self.path).await {
+        let error = match dial(&self.settings, &self.path, deadline).await {
             Ok(socket) => {
                 self.refusals.reset();
                 return Ok(Step::Connected(
@@ -204,8 +209,7 @@ impl Subscription {
 }
 
 /// Makes one attempt.
-async fn dial(settings: &Settings, path: &str) -> Result<Socket<Stream>, Error> {
-    let deadline = Instant::now() + settings.connect_deadline;
+async fn dial(settings: &Settings, path: &str, deadline: Instant) -> Result<Socket<Stream>, Error> {
     let url = format!("{}{path}", settings.endpoint);
     let mut request = Request::get(&url).header(USER_AGENT, &settings.user_agent);
     if let Some(token) = &settings.token {
@@ -220,7 +224,10 @@ async fn dial(settings: &Settings, path: &str) -> Result<Socket<Stream>, Error> 
     let request = request
         .body(())
         .map_err(|error| unreachable(error.into()))?;
-    let dialer = Dialer::new(settings.tls.clone(), settings.connect_deadline);
+    let dialer = Dialer::new(
+        settings.tls.clone(),
+        deadline.duration_since(Instant::now()),
+    );
     let stream = dialer.dial(&settings.endpoint.authority()).await;
     let stream = stream.map_err(|error| unreachable(error.into()))?;
     match upgrade::connect(stream, request, deadline).await {

@@ -54,8 +54,8 @@ impl Token {
     }
 }
 
-/// Always `bearer` in lower case: the Go Traffic Controller hands it to Cloud Controller as it
-/// is, and for a firehose accepts neither `Bearer` nor, before some release, anything else.
+/// Always `bearer` in lower case: the Go Traffic Controller does not know `Bearer` on a firehose,
+/// and hands Cloud Controller whatever it got.
 fn header(token: &str) -> Result<HeaderValue, TokenError> {
     let token = token.trim();
     let bare = match token.split_once(char::is_whitespace) {

@@ -146,7 +146,7 @@ impl<'a> View<'a> {
             Message::Log(log) => self.write_error(log, sink),
             Message::Counter(counter) => self.write_counter(counter, sink),
             Message::Gauge(gauge) => match gauge.container() {
-                Some(container) => self.write_container(&container, sink),
+                Some(container) => self.write_container(container, sink),
                 None => {
                     for metric in gauge.metrics()? {
                         self.write_value(metric, sink);

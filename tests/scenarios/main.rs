@@ -6,6 +6,8 @@
     reason = "in a test a panic is the answer"
 )]
 
+mod groups;
+mod life;
 mod overdriven;
 mod pace;
 mod pipeline;

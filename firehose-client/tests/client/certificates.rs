@@ -16,7 +16,8 @@ pub(crate) struct Ca {
 impl Ca {
     pub(crate) fn new() -> Ca {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("certificates-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("certificates-{}-{next}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let key = KeyPair::generate().unwrap();

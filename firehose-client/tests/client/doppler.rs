@@ -29,6 +29,9 @@ pub(crate) type Verdict = (&'static str, &'static str);
 
 pub(crate) const OK: Verdict = ("0", "");
 
+/// Said at once, whatever the client has to say.
+pub(crate) const REFUSED: Verdict = ("12", "unknown service");
+
 impl Doppler {
     pub(crate) async fn start(verdict: Verdict) -> Doppler {
         Doppler::bind(None, verdict).await
@@ -80,7 +83,9 @@ async fn call(
     assert_eq!(request.headers()["te"], "trailers");
     let mut body = request.into_body();
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while verdict != REFUSED
+        && let Some(frame) = body.frame().await
+    {
         bytes.extend_from_slice(&frame?.into_data().unwrap_or_default());
         while let Some(message) = message(&mut bytes) {
             batches

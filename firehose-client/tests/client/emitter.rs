@@ -5,7 +5,7 @@ use firehose_client::{BATCH, EmitError, Emitter, Source};
 use tokio::net::TcpListener;
 
 use crate::certificates::Ca;
-use crate::doppler::{Doppler, OK};
+use crate::doppler::{Doppler, OK, REFUSED};
 
 fn source() -> Source {
     Source {
@@ -118,6 +118,27 @@ async fn a_refusal_is_told_in_the_dopplers_words() {
     let error = emitter.close().await.unwrap_err();
     assert!(matches!(error, EmitError::Refused { .. }), "{error:?}");
     assert!(error.to_string().contains("not for you"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_is_an_error_of_the_next_line() {
+    let doppler = Doppler::start(REFUSED).await;
+    let mut emitter = Emitter::builder(&doppler.address.to_string())
+        .connect()
+        .await
+        .unwrap();
+    let error = loop {
+        if let Err(error) = emitter.log(&source(), log::Type::Out, "a").await {
+            break error;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(error.to_string().contains("unknown service"), "{error:?}");
+    let error = emitter.close().await.unwrap_err();
+    assert!(
+        matches!(error, EmitError::Broken { source: None }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ const TOO_BIG: Refused = Refused::TooLarge("a gauge that becomes more than 1 MiB
 pub(super) struct Gauge<'a> {
     metrics: Vec<Metric<'a>>,
     too_many: bool,
+    container: Option<Container>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +35,7 @@ pub(super) struct Metric<'a> {
 }
 
 /// A gauge that is a container metric.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Container {
     pub(super) cpu: f64,
     pub(super) memory: u64,
@@ -46,6 +48,7 @@ pub(super) struct Container {
 impl<'a> Gauge<'a> {
     /// Reads the metrics of one more gauge message.
     pub(super) fn read(mut self, mut reader: Reader<'a>) -> Result<Gauge<'a>, Malformed> {
+        self.metrics.reserve(8); // A container metric has five to a dozen.
         while let Some(field) = reader.field()? {
             match field {
                 (1, Wire::Bytes) => {
@@ -62,7 +65,7 @@ impl<'a> Gauge<'a> {
         Ok(self)
     }
 
-    /// Of several metrics of one name leaves the last.
+    /// Of several metrics of one name leaves the last, and decides what this is on v1.
     pub(super) fn settle(&mut self) {
         self.metrics.sort_by_key(|metric| metric.name); // stable
         self.metrics.dedup_by(|later, kept| {
@@ -72,6 +75,7 @@ impl<'a> Gauge<'a> {
             }
             same
         });
+        self.container = self.as_container();
     }
 
     pub(super) fn metrics(&self) -> Result<&[Metric<'a>], Refused> {
@@ -81,8 +85,13 @@ impl<'a> Gauge<'a> {
         }
     }
 
-    /// The container metric this is, if all that makes one is there and says something.
-    pub(super) fn container(&self) -> Option<Container> {
+    /// The container metric this is, if it is one.
+    pub(super) fn container(&self) -> Option<&Container> {
+        self.container.as_ref()
+    }
+
+    /// It is if all that makes one is there and says something.
+    fn as_container(&self) -> Option<Container> {
         let value = |name: &str| {
             self.get(name)
                 .filter(|m| m.says_something())

@@ -64,10 +64,10 @@ pub(crate) struct Tail {
     color: Color,
 
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) limit: Limit,
 
     #[command(flatten)]
-    pub(crate) limit: Limit,
+    pub(crate) server: Server,
 
     /// Any value but the empty one means no colour, by <https://no-color.org>.
     #[arg(long, env = "NO_COLOR", hide = true)]
@@ -114,10 +114,10 @@ pub(crate) struct Subscribe {
     pub(crate) output: Format,
 
     #[command(flatten)]
-    pub(crate) server: Server,
+    pub(crate) limit: Limit,
 
     #[command(flatten)]
-    pub(crate) limit: Limit,
+    pub(crate) server: Server,
 }
 
 /// Send lines of text as an app's logs.
@@ -204,8 +204,8 @@ pub(crate) struct Server {
     #[arg(long)]
     insecure_plain_text: bool,
 
-    /// Seconds to keep trying for the first connection. One that is lost later is tried again
-    /// for ever.
+    /// Seconds to keep trying for the first connection; 0 tries once. One that is lost later is
+    /// tried again for ever.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     connect_timeout: Duration,
 }
@@ -248,8 +248,7 @@ impl Server {
     pub(crate) fn client(&self) -> Result<Client, BadSettings> {
         let mut builder = Client::builder(&self.endpoint)
             .user_agent(concat!("firehose/", env!("CARGO_PKG_VERSION")))
-            .first_connect_within(self.connect_timeout)
-            .connect_deadline(self.connect_timeout.max(Duration::from_millis(1)));
+            .first_connect_within(self.connect_timeout);
         if let Some(path) = &self.token_file {
             builder = builder.token(Token::File(path.clone()));
         } else if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
     #[error("could not begin")]
     Begin(#[from] io::Error),
+    #[error("this is a bug")]
+    Panicked,
 }
 
 impl Failure {

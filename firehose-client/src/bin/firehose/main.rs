@@ -99,15 +99,15 @@ where
 {
     let ours = runtime()?;
     let theirs = runtime()?;
-    let (stop, stopped) = oneshot::channel();
-    let (end, mut ended) = oneshot::channel();
-    std::thread::spawn(move || {
-        _ = end.send(theirs.block_on(work(stopped)));
-        // Not waiting for a read of stdin that may never end.
-        theirs.shutdown_background();
-    });
     ours.block_on(async {
         let mut signals = Signals::listen()?;
+        let (stop, stopped) = oneshot::channel();
+        let (end, mut ended) = oneshot::channel();
+        std::thread::spawn(move || {
+            _ = end.send(theirs.block_on(work(stopped)));
+            // Not waiting for a read of stdin that may never end.
+            theirs.shutdown_background();
+        });
         let ended = tokio::select! {
             ended = &mut ended => ended,
             _ = signals.next() => {
@@ -118,8 +118,7 @@ where
                 }
             }
         };
-        // Fails if the thread panicked, which has then been said.
-        ended.map_err(io::Error::other)?
+        ended.unwrap_or(Err(Failure::Panicked))
     })
 }
 

@@ -72,7 +72,7 @@ impl Notes {
             Event::Lost { delta, .. } => {
                 self.tally().lost += delta;
                 self.say(format_args!(
-                    "{delta} envelopes lost: the server dropped them because we read too slowly"
+                    "{delta} envelopes lost: dropped by the server, as we or the way to us were too slow"
                 ));
             }
             Event::Undecodable { error, .. } => self.undecodable(error),
