@@ -62,7 +62,11 @@ impl Egress {
         let (egress, peer) = (self.clone(), peer.to_owned());
         self.shutdown.spawn(async move {
             match handshake.upgraded::<Stream>().await {
-                Ok((stream, read)) => egress.run(link, Socket::new(stream, read, options()), &peer).await,
+                Ok((stream, read)) => {
+                    egress
+                        .run(link, Socket::new(stream, read, options()), &peer)
+                        .await
+                }
                 Err(error) => debug!(%peer, %error, "the peer left during the handshake"),
             }
         });
@@ -71,13 +75,19 @@ impl Egress {
 
     fn link(&self, request: &Request<Incoming>) -> Result<Link, Answer> {
         if request.method() != Method::GET {
-            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "a link is opened with GET".to_owned()));
+            return Err(refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "a link is opened with GET".to_owned(),
+            ));
         }
         if request.uri().path() == link::APPS_PATH {
             return Ok(Link::Apps);
         }
         match Asked::parse(request.uri().path(), request.uri().query()) {
-            Ok(Asked::Firehose { subscription, filter }) => Ok(Link::Firehose(subscription, filter)),
+            Ok(Asked::Firehose {
+                subscription,
+                filter,
+            }) => Ok(Link::Firehose(subscription, filter)),
             Ok(Asked::AppStream { .. }) => Err(refuse(
                 StatusCode::NOT_FOUND,
                 format!("app streams are carried by {}", link::APPS_PATH),

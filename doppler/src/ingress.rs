@@ -10,8 +10,8 @@ use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::router::batch::Batch;
 use proto::batch::split;
-use proto::{Malformed, Refused};
 use proto::transcode::View;
+use proto::{Malformed, Refused};
 use std::sync::Arc;
 use transport::ledger::{Dropped, Reason};
 
@@ -74,7 +74,8 @@ impl Door {
         match proto::scan::v1(envelope) {
             Ok(facts) => {
                 tally.conversions += 1;
-                self.batch.push_v1(envelope, facts.log, facts.app.as_bytes());
+                self.batch
+                    .push_v1(envelope, facts.log, facts.app.as_bytes());
             }
             Err(refused) => tally.dropped.add(reason(refused), 1),
         }
@@ -103,7 +104,8 @@ impl Door {
         if !self.batch.is_empty() {
             self.router.publish(&mut self.batch);
         }
-        self.metrics.received(tally.envelopes, tally.conversions, &tally.dropped);
+        self.metrics
+            .received(tally.envelopes, tally.conversions, &tally.dropped);
     }
 }
 

@@ -12,13 +12,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config = Config::from_args_and_env();
-    process::run(&config.log, config.worker_threads, |stop| doppler(config.clone(), stop))
+    process::run(&config.log, config.worker_threads, |stop| {
+        doppler(config.clone(), stop)
+    })
 }
 
 async fn doppler(config: Config, stop: Stop) -> Result<(), StartError> {
     let listeners = Listeners::bind(&config)?;
     let (port, admin) = listeners.addresses()?;
     // Upstream's tools wait for these two lines.
-    let _ = writeln!(std::io::stderr(), "grpc bound to: {port}\npprof bound to: {admin}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "grpc bound to: {port}\npprof bound to: {admin}"
+    );
     server::run(config, listeners, stop).await
 }

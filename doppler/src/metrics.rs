@@ -52,16 +52,34 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers and describes them all.
     pub fn new() -> Metrics {
-        describe_counter!("doppler_ingress_envelopes_total", "Envelopes taken from agents, as they came");
+        describe_counter!(
+            "doppler_ingress_envelopes_total",
+            "Envelopes taken from agents, as they came"
+        );
         describe_counter!(
             "doppler_ingress_conversions_total",
             "dropsonde v1 envelopes that the envelopes taken amount to; upstream's `ingress`"
         );
-        describe_counter!("doppler_ingress_dropped_envelopes_total", "Envelopes lost at the door, by reason");
-        describe_counter!("doppler_ingress_refused_messages_total", "gRPC messages refused as a whole, by reason");
-        describe_gauge!("doppler_subscriptions", "Firehose groups and tailed apps with a reader at the moment");
-        describe_counter!("doppler_egress_envelopes_total", "Envelopes that readers' sockets took, notices included");
-        describe_counter!("doppler_egress_dropped_envelopes_total", "Envelopes lost behind the router, by reason");
+        describe_counter!(
+            "doppler_ingress_dropped_envelopes_total",
+            "Envelopes lost at the door, by reason"
+        );
+        describe_counter!(
+            "doppler_ingress_refused_messages_total",
+            "gRPC messages refused as a whole, by reason"
+        );
+        describe_gauge!(
+            "doppler_subscriptions",
+            "Firehose groups and tailed apps with a reader at the moment"
+        );
+        describe_counter!(
+            "doppler_egress_envelopes_total",
+            "Envelopes that readers' sockets took, notices included"
+        );
+        describe_counter!(
+            "doppler_egress_dropped_envelopes_total",
+            "Envelopes lost behind the router, by reason"
+        );
         describe_gauge!(
             "doppler_accounting_imbalance",
             "Envelopes by which some account does not add up; anything but 0 is a bug"

@@ -40,8 +40,18 @@ impl OwnMetrics {
         vec![
             counter(&mut self.ingress, "ingress", totals.conversions, None),
             counter(&mut self.egress, "egress", totals.egress.sent, None),
-            counter(&mut self.dropped_ingress, "dropped", totals.dropped.total(), Some("ingress")),
-            counter(&mut self.dropped_egress, "dropped", totals.egress.dropped.total(), Some("egress")),
+            counter(
+                &mut self.dropped_ingress,
+                "dropped",
+                totals.dropped.total(),
+                Some("ingress"),
+            ),
+            counter(
+                &mut self.dropped_egress,
+                "dropped",
+                totals.egress.dropped.total(),
+                Some("egress"),
+            ),
             subscriptions(totals.subscriptions, now_ns).encode_to_vec(),
         ]
     }

@@ -108,7 +108,11 @@ impl Listeners {
 }
 
 /// Runs a Doppler until `stop` resolves, then drains it.
-pub async fn run(config: Config, listeners: Listeners, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartError> {
     let telemetry = telemetry::Metrics::install()?;
     let tls = match config.tls() {
         Some((identity, ca)) => Some(tls::server(&identity, Some(&ca), ALPN)?),
@@ -142,7 +146,14 @@ pub async fn run(config: Config, listeners: Listeners, stop: impl Future<Output 
     let accepting = doors.shutdown();
     doors.shutdown().spawn(async move {
         let serve = |tcp, peer| port.clone().connection(tcp, peer);
-        listener::serve(listeners.port, "port", config.max_connections, &accepting, serve).await;
+        listener::serve(
+            listeners.port,
+            "port",
+            config.max_connections,
+            &accepting,
+            serve,
+        )
+        .await;
     });
     admin.shutdown().spawn({
         let subscriptions = router.clone();
@@ -287,18 +298,26 @@ async fn emit(router: Arc<Router>, metrics: Arc<Metrics>) {
 
 /// The page `/subscriptions`: every account as it stands, and the sums of those that ended.
 fn subscriptions_page(router: &Router) -> String {
-    let subscriptions = router.accounts().into_iter().map(|(whose, account)| match whose {
-        Subscription::Firehose { id, filter, members } => json!({
-            "firehose": &*id,
-            "filter": filter.name(),
-            "members": members,
-            "account": account,
-        }),
-        Subscription::App { peer, app } => json!({
-            "app": &*app,
-            "traffic_controller": &*peer,
-            "account": account,
-        }),
-    });
-    json!({ "subscriptions": subscriptions.collect::<Vec<_>>(), "ended": router.gone() }).to_string()
+    let subscriptions = router
+        .accounts()
+        .into_iter()
+        .map(|(whose, account)| match whose {
+            Subscription::Firehose {
+                id,
+                filter,
+                members,
+            } => json!({
+                "firehose": &*id,
+                "filter": filter.name(),
+                "members": members,
+                "account": account,
+            }),
+            Subscription::App { peer, app } => json!({
+                "app": &*app,
+                "traffic_controller": &*peer,
+                "account": account,
+            }),
+        });
+    json!({ "subscriptions": subscriptions.collect::<Vec<_>>(), "ended": router.gone() })
+        .to_string()
 }

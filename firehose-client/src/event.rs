@@ -65,6 +65,8 @@ pub enum Reason {
     Closed {
         /// Its code, if it gave one.
         code: Option<u16>,
+        /// Its words; empty if it gave none.
+        words: String,
     },
     /// It ended without a word: a process that died, or a balancer that gave up on it.
     Cut,
@@ -84,18 +86,33 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What a server says is shown escaped: it may be meant for a terminal.
+            Reason::Closed {
+                code: Some(code),
+                words,
+            } if !words.is_empty() => {
+                write!(f, "the server closed it with {code}: {words:?}")
+            }
             // RFC 6455 calls 1000 normal. No Traffic Controller ends a stream normally: it
             // means the slow consumer rule (spec 4.6).
-            Reason::Closed { code: Some(1000) } => f.write_str(
+            Reason::Closed {
+                code: Some(1000), ..
+            } => f.write_str(
                 "the server closed it with 1000: by custom that says this reader is too slow; \
                  let more instances share the subscription id",
             ),
-            Reason::Closed { code: Some(1001) } => f.write_str("the server is going away (1001)"),
-            Reason::Closed { code: Some(1008) } => f.write_str(
+            Reason::Closed {
+                code: Some(1001), ..
+            } => f.write_str("the server is going away (1001)"),
+            Reason::Closed {
+                code: Some(1008), ..
+            } => f.write_str(
                 "the server closed it with 1008: no answer to its pings, or against its rules",
             ),
-            Reason::Closed { code: Some(code) } => write!(f, "the server closed it with {code}"),
-            Reason::Closed { code: None } => f.write_str("the server closed it without a code"),
+            Reason::Closed {
+                code: Some(code), ..
+            } => write!(f, "the server closed it with {code}"),
+            Reason::Closed { code: None, .. } => f.write_str("the server closed it without a code"),
             Reason::Cut => f.write_str("it ended without a close frame"),
             Reason::Silent => write!(f, "nothing came for {SILENCE:?}, not even a ping"),
             Reason::Stalled => f.write_str("the server reads nothing any more"),
@@ -109,7 +126,10 @@ impl fmt::Display for Reason {
 impl From<Ended> for Reason {
     fn from(ended: Ended) -> Reason {
         match ended {
-            Ended::Peer { code, .. } => Reason::Closed { code },
+            Ended::Peer { code, reason } => Reason::Closed {
+                code,
+                words: reason,
+            },
             Ended::Eof => Reason::Cut,
             Ended::Silent => Reason::Silent,
             Ended::Stalled => Reason::Stalled,
@@ -210,9 +230,16 @@ mod tests {
 
     #[test]
     fn a_close_with_1000_is_explained() {
-        let closed = |code| Reason::Closed { code }.to_string();
-        assert!(closed(Some(1000)).contains("too slow"));
-        assert_eq!(closed(Some(1011)), "the server closed it with 1011");
-        assert_eq!(closed(None), "the server closed it without a code");
+        let closed = |code, words: &str| {
+            let words = words.to_owned();
+            Reason::Closed { code, words }.to_string()
+        };
+        assert!(closed(Some(1000), "").contains("too slow"));
+        assert_eq!(closed(Some(1011), ""), "the server closed it with 1011");
+        assert_eq!(closed(None, ""), "the server closed it without a code");
+        assert_eq!(
+            closed(Some(1008), "slow: 12 lost"),
+            "the server closed it with 1008: \"slow: 12 lost\""
+        );
     }
 }

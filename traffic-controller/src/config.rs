@@ -33,11 +33,19 @@ pub struct Config {
     pub address: Option<IpAddr>,
 
     /// PEM file with the certificate shown to clients. Without it: plain text.
-    #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE", requires = "outgoing_key_file")]
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE",
+        requires = "outgoing_key_file"
+    )]
     pub outgoing_cert_file: Option<PathBuf>,
 
     /// PEM file with its private key.
-    #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE", requires = "outgoing_cert_file")]
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE",
+        requires = "outgoing_cert_file"
+    )]
     pub outgoing_key_file: Option<PathBuf>,
 
     /// The Dopplers to read from, `host:port`, comma separated.
@@ -110,7 +118,10 @@ impl Config {
             (port, logger_endpoint) => port.into_iter().chain(logger_endpoint).collect(),
         };
         let address = self.address.unwrap_or(everywhere);
-        ports.into_iter().map(|port| SocketAddr::new(address, port)).collect()
+        ports
+            .into_iter()
+            .map(|port| SocketAddr::new(address, port))
+            .collect()
     }
 
     /// Where the admin listener is.
@@ -137,7 +148,9 @@ impl Config {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -155,6 +168,9 @@ mod tests {
         assert_eq!(ports(&[]), [4443]);
         assert_eq!(ports(&["--port", "8081"]), [8081]);
         assert_eq!(ports(&["--logger-endpoint-port", "443"]), [443]);
-        assert_eq!(ports(&["--port", "8081", "--logger-endpoint-port", "4443"]), [8081, 4443]);
+        assert_eq!(
+            ports(&["--port", "8081", "--logger-endpoint-port", "4443"]),
+            [8081, 4443]
+        );
     }
 }

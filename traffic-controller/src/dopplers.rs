@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
-use transport::process::chain;
 use transport::listener::{DialError, Dialer, Stream};
+use transport::process::chain;
 use transport::websocket::upgrade::{self, ConnectError};
 use transport::websocket::{Options, Socket};
 
@@ -84,9 +84,15 @@ impl Doppler {
         match failed {
             Some(error) if !was_down => {
                 let error = chain(error);
-                tracing::warn!(doppler = self.address, error, "cannot read from a Doppler; trying on");
+                tracing::warn!(
+                    doppler = self.address,
+                    error,
+                    "cannot read from a Doppler; trying on"
+                );
             }
-            None if was_down => tracing::info!(doppler = self.address, "reading from the Doppler again"),
+            None if was_down => {
+                tracing::info!(doppler = self.address, "reading from the Doppler again")
+            }
             _ => {}
         }
     }
@@ -109,7 +115,8 @@ impl Hop {
 
     fn closed(&self) {
         self.connected.store(false, Ordering::Relaxed);
-        self.earlier.store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.earlier
+            .store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn received(&self, envelopes: u64) {
@@ -118,7 +125,10 @@ impl Hop {
 
     /// The Doppler says how much it sent in this life of the link.
     fn reported(&self, sent: u64) {
-        self.sent.store(self.earlier.load(Ordering::Relaxed) + sent, Ordering::Relaxed);
+        self.sent.store(
+            self.earlier.load(Ordering::Relaxed) + sent,
+            Ordering::Relaxed,
+        );
     }
 
     /// As shown to operators. `sent` is what the Doppler last reported: up to 100 ms old.

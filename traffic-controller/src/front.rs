@@ -46,21 +46,39 @@ type Answer = Response<Full<Bytes>>;
 impl Front {
     /// Answers one request of `peer`.
     pub async fn answer(self: Arc<Front>, request: Request<Incoming>, peer: &str) -> Answer {
-        self.serve(request, peer).await.unwrap_or_else(|refused| refused)
+        self.serve(request, peer)
+            .await
+            .unwrap_or_else(|refused| refused)
     }
 
-    async fn serve(self: Arc<Front>, mut request: Request<Incoming>, peer: &str) -> Result<Answer, Answer> {
+    async fn serve(
+        self: Arc<Front>,
+        mut request: Request<Incoming>,
+        peer: &str,
+    ) -> Result<Answer, Answer> {
         let asked = self.parse(&request).map_err(bad_request)?;
         let access = self.access.check(token(request.headers()), &asked).await;
         access.map_err(|refusal| refused(refusal, &asked))?;
         // Upstream's answer when it has no room, an empty body included.
-        let seat = self.streams.seat().ok_or_else(|| empty(StatusCode::SERVICE_UNAVAILABLE))?;
+        let seat = self
+            .streams
+            .seat()
+            .ok_or_else(|| empty(StatusCode::SERVICE_UNAVAILABLE))?;
         let handshake = Handshake::of(&mut request).map_err(|refusal| refusal.response())?;
         let response = handshake.response(None);
         let (front, peer) = (self.clone(), peer.to_owned());
         self.shutdown.spawn(async move {
             match handshake.upgraded::<Stream>().await {
-                Ok((stream, read)) => front.stream(asked, Socket::new(stream, read, Options::server()), seat, &peer).await,
+                Ok((stream, read)) => {
+                    front
+                        .stream(
+                            asked,
+                            Socket::new(stream, read, Options::server()),
+                            seat,
+                            &peer,
+                        )
+                        .await
+                }
                 Err(error) => debug!(peer, %error, "the client left during the handshake"),
             }
         });
@@ -78,8 +96,19 @@ impl Front {
 
     async fn stream(&self, asked: Asked, socket: Socket<Stream>, seat: Seat, peer: &str) {
         match &asked {
-            Asked::Firehose { subscription, filter } => {
-                firehose::run(self, subscription.as_str(), *filter, &asked.path(), socket, peer).await;
+            Asked::Firehose {
+                subscription,
+                filter,
+            } => {
+                firehose::run(
+                    self,
+                    subscription.as_str(),
+                    *filter,
+                    &asked.path(),
+                    socket,
+                    peer,
+                )
+                .await;
             }
             Asked::AppStream { app } => tail::run(self, app.as_str(), socket, peer).await,
         }
@@ -111,10 +140,15 @@ fn refused(refusal: Refusal, asked: &Asked) -> Answer {
     }
     let mut response = match asked {
         // noaa shows this text to people.
-        Asked::Firehose { .. } => plain(StatusCode::UNAUTHORIZED, format!("You are not authorized. {refusal}")),
+        Asked::Firehose { .. } => plain(
+            StatusCode::UNAUTHORIZED,
+            format!("You are not authorized. {refusal}"),
+        ),
         Asked::AppStream { .. } => empty(StatusCode::UNAUTHORIZED),
     };
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+    response
+        .headers_mut()
+        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
     response
 }
 
@@ -127,13 +161,18 @@ fn empty(status: StatusCode) -> Answer {
 fn plain(status: StatusCode, text: String) -> Answer {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 fn text(status: StatusCode, text: String) -> Answer {
     let mut response = plain(status, text);
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -13,7 +13,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let config = Config::from_args_and_env();
-    process::run(&config.log, config.worker_threads, |stop| traffic_controller(config.clone(), stop))
+    process::run(&config.log, config.worker_threads, |stop| {
+        traffic_controller(config.clone(), stop)
+    })
 }
 
 async fn traffic_controller(config: Config, stop: Stop) -> Result<(), StartError> {

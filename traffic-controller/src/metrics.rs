@@ -29,12 +29,24 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers and describes them all.
     pub fn new() -> Metrics {
-        describe_counter!("traffic_controller_slow_consumers_total", "Clients closed for not reading");
+        describe_counter!(
+            "traffic_controller_slow_consumers_total",
+            "Clients closed for not reading"
+        );
         describe_gauge!("traffic_controller_firehoses", "Open firehose streams");
         describe_gauge!("traffic_controller_app_streams", "Open app streams");
-        describe_counter!("traffic_controller_ingress_envelopes_total", "Envelopes received from Dopplers");
-        describe_counter!("traffic_controller_egress_envelopes_total", "Envelopes that clients' sockets took, by endpoint");
-        describe_counter!("traffic_controller_dropped_envelopes_total", "Envelopes lost here, by endpoint and reason");
+        describe_counter!(
+            "traffic_controller_ingress_envelopes_total",
+            "Envelopes received from Dopplers"
+        );
+        describe_counter!(
+            "traffic_controller_egress_envelopes_total",
+            "Envelopes that clients' sockets took, by endpoint"
+        );
+        describe_counter!(
+            "traffic_controller_dropped_envelopes_total",
+            "Envelopes lost here, by endpoint and reason"
+        );
         describe_gauge!(
             "traffic_controller_accounting_imbalance",
             "Envelopes by which some account does not add up; anything but 0 is a bug"
@@ -70,7 +82,11 @@ impl Metrics {
     /// Reads all accounts; returns the sums of firehoses and app streams. Called every second.
     pub(crate) fn audit(&self, streams: &Streams, topics: &Topics) -> [Account; 2] {
         let firehoses = streams.accounts();
-        let tails: Vec<Account> = topics.accounts().into_iter().map(|(_, account)| account).collect();
+        let tails: Vec<Account> = topics
+            .accounts()
+            .into_iter()
+            .map(|(_, account)| account)
+            .collect();
         self.firehoses.set(firehoses.len() as f64);
         self.app_streams.set(tails.len() as f64);
         let mut imbalance = 0;
@@ -85,7 +101,8 @@ impl Metrics {
         };
         let sums = [sum(firehoses, streams.gone()), sum(tails, topics.gone())];
         self.imbalance.set(imbalance as f64);
-        self.ingress.absolute(sums.iter().map(|account| account.offered).sum());
+        self.ingress
+            .absolute(sums.iter().map(|account| account.offered).sum());
         for (n, account) in sums.iter().enumerate() {
             self.egress[n].absolute(account.sent);
             for (reason, counter) in Reason::ALL.into_iter().zip(&self.dropped[n]) {

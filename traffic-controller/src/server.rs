@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
-use transport::listener::{self, Acceptor, BindError, Buffers, Dialer, PlainOutsideLoopback, READ_BUFFER_IDLE};
+use transport::listener::{
+    self, Acceptor, BindError, Buffers, Dialer, PlainOutsideLoopback, READ_BUFFER_IDLE,
+};
 use transport::shutdown::Drain;
 use transport::telemetry::{self, Admin, Readiness, RecorderTaken};
 use transport::tls::{self, Roots, TlsError};
@@ -120,7 +122,11 @@ impl Listeners {
 }
 
 /// Runs a Traffic Controller until `stop` resolves, then drains it.
-pub async fn run(config: Config, listeners: Listeners, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartError> {
     let telemetry = telemetry::Metrics::install()?;
     let outgoing = match config.outgoing_tls() {
         // WebSockets need HTTP/1.1; offering h2 would let a balancer choose a dead end.
@@ -139,7 +145,8 @@ pub async fn run(config: Config, listeners: Listeners, stop: impl Future<Output 
     }
     let topics = Topics::new(config.topic_bytes, config.app_bytes);
     let streams = Streams::new(config.max_streams);
-    let (accepting, clients, links, admin) = (Drain::new(), Drain::new(), Drain::new(), Drain::new());
+    let (accepting, clients, links, admin) =
+        (Drain::new(), Drain::new(), Drain::new(), Drain::new());
     let ready = Readiness::new();
 
     let mut hops = Vec::new();
@@ -193,7 +200,10 @@ pub async fn run(config: Config, listeners: Listeners, stop: impl Future<Output 
         debug!(%undrained, "app links were cut off");
     }
     audit.abort();
-    for (endpoint, account) in ["firehose", "stream"].into_iter().zip(metrics.audit(&streams, &topics)) {
+    for (endpoint, account) in ["firehose", "stream"]
+        .into_iter()
+        .zip(metrics.audit(&streams, &topics))
+    {
         info!(
             endpoint,
             offered = account.offered,
@@ -230,7 +240,9 @@ fn dopplers(config: &Config) -> Result<Dopplers, StartError> {
 async fn connection(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: SocketAddr) {
     let stream = match acceptor.accept(tcp, peer).await {
         Ok(stream) => stream,
-        Err(error) => return debug!(%peer, error = &error as &dyn std::error::Error, "not accepted"),
+        Err(error) => {
+            return debug!(%peer, error = &error as &dyn std::error::Error, "not accepted");
+        }
     };
     let name = peer.to_string();
     let answer = service_fn(move |request| {
@@ -264,7 +276,10 @@ fn subscriptions_page(streams: &Streams, topics: &Topics, hops: &[(String, Arc<H
     let mut subscriptions = streams.page();
     let tails = topics.accounts().into_iter();
     subscriptions.extend(tails.map(|(app, account)| json!({ "app": &*app, "account": account })));
-    let links: Vec<_> = hops.iter().map(|(doppler, hop)| hop.page(doppler)).collect();
+    let links: Vec<_> = hops
+        .iter()
+        .map(|(doppler, hop)| hop.page(doppler))
+        .collect();
     json!({
         "subscriptions": subscriptions,
         "app_links": links,

@@ -85,7 +85,11 @@ impl Streams {
     pub fn page(&self) -> Vec<serde_json::Value> {
         let state = self.lock();
         let page = |firehose: &Firehose| {
-            let hops: Vec<_> = firehose.hops.iter().map(|(doppler, hop)| hop.page(doppler)).collect();
+            let hops: Vec<_> = firehose
+                .hops
+                .iter()
+                .map(|(doppler, hop)| hop.page(doppler))
+                .collect();
             serde_json::json!({
                 "firehose": firehose.subscription,
                 "filter": firehose.filter,
@@ -99,7 +103,11 @@ impl Streams {
 
     /// All firehose clients' accounts.
     pub fn accounts(&self) -> Vec<Account> {
-        self.lock().firehoses.values().map(|firehose| firehose.account).collect()
+        self.lock()
+            .firehoses
+            .values()
+            .map(|firehose| firehose.account)
+            .collect()
     }
 
     /// The sums of firehose clients that are gone.

@@ -75,7 +75,10 @@ impl Topics {
         };
         let closed = state.closed;
         // Both maps are changed together, under this lock.
-        let topic = state.topics.get_mut(&handle).unwrap_or_else(|| unreachable!("a handle has its topic"));
+        let topic = state
+            .topics
+            .get_mut(&handle)
+            .unwrap_or_else(|| unreachable!("a handle has its topic"));
         topic.tails += 1;
         let member = topic.log.join(&name, Filter::Everything);
         if closed {
@@ -123,7 +126,8 @@ impl Topics {
 
     fn refill(&self, state: &State, inbox: &Inbox) {
         let topics = state.topics.iter();
-        let all = topics.map(|(handle, topic)| Change::Began(*handle, topic.app.clone(), topic.log.clone()));
+        let all = topics
+            .map(|(handle, topic)| Change::Began(*handle, topic.app.clone(), topic.log.clone()));
         *inbox.lock() = all.collect();
         inbox.changed.notify_one();
     }
@@ -146,7 +150,9 @@ impl Topics {
         let state = self.lock();
         let of_topic = |topic: &Topic| {
             let entries = topic.log.accounts().into_iter();
-            entries.map(|entry| (topic.app.clone(), entry.account)).collect::<Vec<_>>()
+            entries
+                .map(|entry| (topic.app.clone(), entry.account))
+                .collect::<Vec<_>>()
         };
         state.topics.values().flat_map(of_topic).collect()
     }
@@ -155,7 +161,10 @@ impl Topics {
     pub fn gone(&self) -> Account {
         let state = self.lock();
         let mut gone = state.gone;
-        state.topics.values().for_each(|topic| gone += topic.log.gone());
+        state
+            .topics
+            .values()
+            .for_each(|topic| gone += topic.log.gone());
         gone
     }
 
@@ -226,7 +235,11 @@ pub fn messages(changes: &[Change]) -> Vec<Upstream> {
         })
         .collect();
     let mut messages = Upstream::subscribe(began);
-    messages.extend(ended.chunks(proto::link::MAX_HANDLES).map(|some| Upstream::Unsubscribe(some.into())));
+    messages.extend(
+        ended
+            .chunks(proto::link::MAX_HANDLES)
+            .map(|some| Upstream::Unsubscribe(some.into())),
+    );
     messages
 }
 
@@ -241,7 +254,9 @@ impl Tail {
     /// The reader of the topic.
     pub fn member(&mut self) -> &mut Member {
         // Taken in `drop` only.
-        self.member.as_mut().unwrap_or_else(|| unreachable!("a tail has its member until it ends"))
+        self.member
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("a tail has its member until it ends"))
     }
 
     /// Ends the tail; `taken` and `reason` as in [`Member::leave`] and for what it had not read.

@@ -201,7 +201,11 @@ impl Log {
         state.joined += 1;
         let id = state.joined;
         state.group(group).enter(id);
-        let wake = if found.is_some() { Vec::new() } else { state.front_waiters() };
+        let wake = if found.is_some() {
+            Vec::new()
+        } else {
+            state.front_waiters()
+        };
         drop(state);
         wake_all(wake);
         Member {
@@ -377,7 +381,9 @@ impl State {
 
     /// The group of a member. A group outlives its members, so a member's index is good.
     fn group(&mut self, index: usize) -> &mut Group {
-        self.groups[index].as_mut().unwrap_or_else(|| unreachable!("a member's group is there"))
+        self.groups[index]
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("a member's group is there"))
     }
 
     /// The next claim of a member whose turn it is.
@@ -423,7 +429,9 @@ impl State {
     fn has_next(&self, group: &Group) -> bool {
         group.untold > 0
             || !group.returned.is_empty()
-            || self.ahead(group).any(|weight| weight.of_filter(group.filter) > 0)
+            || self
+                .ahead(group)
+                .any(|weight| weight.of_filter(group.filter) > 0)
     }
 
     /// What lies between a group's cursor and the end of the sealed chunks.
@@ -455,7 +463,10 @@ impl State {
     }
 
     fn entry(&self, group: &Group) -> Entry {
-        let ahead: u64 = self.ahead(group).map(|weight| weight.of_filter(group.filter)).sum();
+        let ahead: u64 = self
+            .ahead(group)
+            .map(|weight| weight.of_filter(group.filter))
+            .sum();
         let open = Weight::of(self.open.ends()).of_filter(group.filter);
         Entry {
             name: group.name.clone(),
@@ -536,7 +547,9 @@ impl Member {
     pub fn account(&self) -> Account {
         let state = self.log.lock();
         let group = state.groups[self.group].as_ref();
-        group.map(|group| state.entry(group).account).unwrap_or_default()
+        group
+            .map(|group| state.entry(group).account)
+            .unwrap_or_default()
     }
 
     /// Leaves the group. `taken` is how many bytes of the unsettled claim the socket took:

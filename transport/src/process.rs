@@ -55,6 +55,7 @@ fn stop() -> io::Result<Stop> {
         let signal = signals.next().await;
         info!(signal, "stopping; the next signal exits at once");
         let _ = first.send(());
+        #[expect(clippy::disallowed_methods, reason = "this is where a process ends")]
         // What a shell gives for the signal: 128 and its number.
         std::process::exit(match signals.next().await {
             "SIGINT" => 130,

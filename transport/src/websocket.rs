@@ -169,10 +169,12 @@ impl Incoming {
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
     /// The peer sent Close.
-    #[error("the peer closed the connection ({})", Code(*code))]
+    #[error("the peer closed the connection ({})", Code(*code, reason))]
     Peer {
         /// Its code; `None` if it gave none.
         code: Option<u16>,
+        /// Its words, for people; empty if it gave none.
+        reason: String,
     },
     /// The stream ended without Close.
     #[error("the peer hung up without a Close")]
@@ -200,7 +202,7 @@ impl Ended {
     /// What to tell the peer; `None` when there is nobody to tell.
     pub fn answer(&self) -> Option<Close> {
         match self {
-            Ended::Peer { code } => Some(Close {
+            Ended::Peer { code, .. } => Some(Close {
                 code: *code,
                 reason: Cow::Borrowed(""),
             }),
@@ -217,7 +219,10 @@ impl Ended {
     /// The same end once more, for whoever asks again.
     fn again(&self) -> Ended {
         match self {
-            Ended::Peer { code } => Ended::Peer { code: *code },
+            Ended::Peer { code, reason } => Ended::Peer {
+                code: *code,
+                reason: reason.clone(),
+            },
             Ended::Eof => Ended::Eof,
             Ended::Silent => Ended::Silent,
             Ended::Stalled => Ended::Stalled,
@@ -238,13 +243,15 @@ impl Ended {
     }
 }
 
-/// For messages: a code, or that there is none.
-struct Code(Option<u16>);
+/// For messages: a code, or that there is none, and the words that came with it.
+struct Code<'a>(Option<u16>, &'a str);
 
-impl std::fmt::Display for Code {
+impl std::fmt::Display for Code<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Some(code) => code.fmt(f),
+            Some(code) if self.1.is_empty() => code.fmt(f),
+            // Escaped: what the peer says may be meant for a terminal.
+            Some(code) => write!(f, "{code}, {:?}", self.1),
             None => f.write_str("no code"),
         }
     }
@@ -585,7 +592,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                         self.pulse.pong(Instant::now());
                         self.count_control()?;
                     }
-                    Heard::Close(code) => return Err(Ended::Peer { code }),
+                    Heard::Close(code, reason) => return Err(Ended::Peer { code, reason }),
                 },
             }
             if !self.inbox.message_open() {

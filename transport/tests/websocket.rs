@@ -154,7 +154,10 @@ async fn a_stock_client_gets_every_frame_its_pings_answered_and_its_close_code_b
     assert_eq!(echoed.reason.as_str(), "");
     assert!(matches!(
         server.await.unwrap(),
-        Ended::Peer { code: Some(4000) }
+        Ended::Peer {
+            code: Some(4000),
+            ..
+        }
     ));
 }
 
@@ -218,7 +221,7 @@ async fn our_client_understands_all_a_stock_server_says() {
     };
     assert_eq!(socket.next().await.unwrap(), whole);
     let ended = socket.next().await.unwrap_err();
-    assert!(matches!(ended, Ended::Peer { code: None }), "{ended}");
+    assert!(matches!(ended, Ended::Peer { code: None, .. }), "{ended}");
     socket.answer(&ended).await;
     server.await.unwrap();
 }
@@ -261,7 +264,13 @@ async fn both_ends_of_a_link_talk_to_each_other_while_envelopes_flow() {
         }
     }
     let ended = socket.ended().await;
-    assert!(matches!(ended, Ended::Peer { code: Some(1001) }));
+    assert!(matches!(
+        ended,
+        Ended::Peer {
+            code: Some(1001),
+            ..
+        }
+    ));
     assert_eq!(ended.to_string(), "the peer closed the connection (1001)");
     socket.answer(&ended).await;
     doppler.await.unwrap();
@@ -315,7 +324,16 @@ async fn a_large_stream_arrives_through_tls() {
         }
     };
     assert_eq!(seen, 20_000);
-    assert!(matches!(ended, Ended::Peer { code: Some(1000) }), "{ended}");
+    assert!(
+        matches!(
+            ended,
+            Ended::Peer {
+                code: Some(1000),
+                ..
+            }
+        ),
+        "{ended}"
+    );
     socket.answer(&ended).await;
     server.await.unwrap();
 }
@@ -374,7 +392,13 @@ async fn a_whole_conversation_one_byte_at_a_time_is_understood_by_a_server() {
         *heard[0].as_ref().unwrap(),
         Incoming::Text("hällo world".into())
     );
-    assert!(matches!(heard[1], Err(Ended::Peer { code: Some(4001) })));
+    assert!(matches!(
+        heard[1],
+        Err(Ended::Peer {
+            code: Some(4001),
+            ..
+        })
+    ));
     drop(socket);
     assert_eq!(rest(peer).await, b"\x8A\x04ping");
 }
@@ -443,7 +467,10 @@ async fn next_and_ended_lose_nothing_when_they_are_dropped() {
         .unwrap();
     assert!(matches!(
         socket.ended().await,
-        Ended::Peer { code: Some(1000) }
+        Ended::Peer {
+            code: Some(1000),
+            ..
+        }
     ));
 }
 
@@ -466,7 +493,10 @@ async fn mistaken(said: &[u8], options: Options) -> (Ended, Vec<u8>) {
 
 fn ended_copy(ended: &Ended) -> Ended {
     match ended {
-        Ended::Peer { code } => Ended::Peer { code: *code },
+        Ended::Peer { code, reason } => Ended::Peer {
+            code: *code,
+            reason: reason.clone(),
+        },
         Ended::Protocol { code, reason } => Ended::Protocol {
             code: *code,
             reason: reason.clone(),
@@ -716,7 +746,10 @@ async fn pings_go_out_at_once_and_fifteen_seconds_after_each_pong() {
         peer.write_all(&masked(0x8A, b"")).await.unwrap();
     }
     peer.write_all(&masked(0x88, b"")).await.unwrap();
-    assert!(matches!(server.await.unwrap(), Ended::Peer { code: None }));
+    assert!(matches!(
+        server.await.unwrap(),
+        Ended::Peer { code: None, .. }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1001,7 +1034,16 @@ async fn a_peer_that_closes_while_we_send_gets_whole_frames_and_then_our_close()
             peer.write_all(&close).await.unwrap();
         });
         let ended = ended.unwrap_err();
-        assert!(matches!(ended, Ended::Peer { code: Some(1001) }), "{ended}");
+        assert!(
+            matches!(
+                ended,
+                Ended::Peer {
+                    code: Some(1001),
+                    ..
+                }
+            ),
+            "{ended}"
+        );
         let taken = socket.taken();
         let ((), said) = tokio::join!(socket.answer(&ended), rest(&mut peer));
         let (frames, close) = said.split_at(said.len() - 4);
@@ -1023,7 +1065,16 @@ async fn a_close_before_the_reset_is_what_is_reported() {
             break ended;
         }
     };
-    assert!(matches!(ended, Ended::Peer { code: Some(1000) }), "{ended}");
+    assert!(
+        matches!(
+            ended,
+            Ended::Peer {
+                code: Some(1000),
+                ..
+            }
+        ),
+        "{ended}"
+    );
     assert_eq!(ended.answer(), Some(Close::NORMAL));
     socket.answer(&ended).await;
 }
@@ -1165,7 +1216,10 @@ async fn what_came_before_a_close_is_still_handed_out() {
     assert_eq!(socket.next().await.unwrap(), Incoming::Text("hi".into()));
     assert!(matches!(
         socket.next().await.unwrap_err(),
-        Ended::Peer { code: Some(1000) }
+        Ended::Peer {
+            code: Some(1000),
+            ..
+        }
     ));
 }
 
@@ -1285,7 +1339,7 @@ proptest! {
                 ended
             };
             let ((), ended) = tokio::join!(sending, reading);
-            assert!(matches!(ended, Ended::Peer { code: Some(1000) }));
+            assert!(matches!(ended, Ended::Peer { code: Some(1000), .. }));
             assert!(seen == expected);
         });
     }
@@ -1363,7 +1417,10 @@ mod upgrade {
         socket.close(Close::code(4000)).await;
         assert!(matches!(
             server.await.unwrap(),
-            Some(Ended::Peer { code: Some(4000) })
+            Some(Ended::Peer {
+                code: Some(4000),
+                ..
+            })
         ));
     }
 
@@ -1386,7 +1443,7 @@ mod upgrade {
         while client.next().await.is_some() {}
         assert!(matches!(
             server.await.unwrap(),
-            Some(Ended::Peer { code: None })
+            Some(Ended::Peer { code: None, .. })
         ));
     }
 
@@ -1664,7 +1721,16 @@ async fn a_close_is_found_behind_the_reset() {
     let mut peer = chatter(masked(0x88, b"\x03\xE9"), true);
     let mut socket = Socket::new(&mut peer, Bytes::new(), quiet());
     let ended = socket.send(numbered(0, 1, 10).bytes()).await.unwrap_err();
-    assert!(matches!(ended, Ended::Peer { code: Some(1001) }), "{ended}");
+    assert!(
+        matches!(
+            ended,
+            Ended::Peer {
+                code: Some(1001),
+                ..
+            }
+        ),
+        "{ended}"
+    );
     let mut peer = chatter(masked(0x82, b"nothing of interest"), true);
     let mut socket = Socket::new(&mut peer, Bytes::new(), quiet());
     let ended = socket.send(numbered(0, 1, 10).bytes()).await.unwrap_err();

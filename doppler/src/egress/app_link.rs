@@ -76,7 +76,8 @@ where
 fn follow(link: &Link, message: Upstream) {
     match message {
         Upstream::Subscribe(apps) => {
-            apps.iter().for_each(|(handle, app)| link.subscribe(*handle, app));
+            apps.iter()
+                .for_each(|(handle, app)| link.subscribe(*handle, app));
         }
         Upstream::Unsubscribe(handles) => {
             handles.iter().for_each(|handle| link.unsubscribe(*handle));

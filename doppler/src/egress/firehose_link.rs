@@ -23,7 +23,12 @@ enum End {
 
 /// Writes what `member` claims until one of them ends; returns the group if nobody is left
 /// in it.
-pub(super) async fn run<S>(mut member: Member, mut socket: Socket<S>, filter: Filter, peer: &str) -> Option<Vacant>
+pub(super) async fn run<S>(
+    mut member: Member,
+    mut socket: Socket<S>,
+    filter: Filter,
+    peer: &str,
+) -> Option<Vacant>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -74,7 +79,11 @@ where
 }
 
 /// The final count, then Close.
-async fn goodbye<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>, last_words: &str, close: Close) {
+async fn goodbye<S: AsyncRead + AsyncWrite + Unpin>(
+    mut socket: Socket<S>,
+    last_words: &str,
+    close: Close,
+) {
     if socket.send_text(last_words).await.is_ok() {
         socket.close(close).await;
     }

@@ -34,7 +34,9 @@ pub struct Budget(Arc<Semaphore>);
 impl Budget {
     /// A budget of `bytes`, and never less than the largest message.
     pub fn new(bytes: usize) -> Budget {
-        Budget(Arc::new(Semaphore::new(bytes.max(MAX_MESSAGE).div_ceil(1024))))
+        Budget(Arc::new(Semaphore::new(
+            bytes.max(MAX_MESSAGE).div_ceil(1024),
+        )))
     }
 }
 
@@ -193,8 +195,13 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use std::convert::Infallible;
 
-    fn body(parts: Vec<Vec<u8>>, budget: &Budget) -> HalfReceived<impl Body<Data = Bytes, Error = Infallible> + Unpin + use<>> {
-        let frames = parts.into_iter().map(|part| Ok(Frame::data(Bytes::from(part))));
+    fn body(
+        parts: Vec<Vec<u8>>,
+        budget: &Budget,
+    ) -> HalfReceived<impl Body<Data = Bytes, Error = Infallible> + Unpin + use<>> {
+        let frames = parts
+            .into_iter()
+            .map(|part| Ok(Frame::data(Bytes::from(part))));
         let endless = futures::StreamExt::chain(stream::iter(frames), stream::pending());
         HalfReceived::new(StreamBody::new(endless), budget.clone())
     }
@@ -240,7 +247,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn messages_cut_anywhere_are_followed_and_give_their_budget_back() {
         let budget = Budget::new(MAX_MESSAGE);
-        let whole = [prefix(20_000), vec![7; 20_000], prefix(0), prefix(3), vec![1; 3]].concat();
+        let whole = [
+            prefix(20_000),
+            vec![7; 20_000],
+            prefix(0),
+            prefix(3),
+            vec![1; 3],
+        ]
+        .concat();
         for size in [1, 3, 5, 7, 4_096, 20_004] {
             let parts: Vec<Vec<u8>> = whole.chunks(size).map(Vec::from).collect();
             let count = parts.len();
@@ -248,7 +262,10 @@ mod tests {
             for _ in 0..count {
                 body.frame().await.unwrap().unwrap();
             }
-            assert!(body.message.prefix_seen == 0 && body.permit.is_none(), "{size}");
+            assert!(
+                body.message.prefix_seen == 0 && body.permit.is_none(),
+                "{size}"
+            );
         }
         assert_eq!(budget.0.available_permits(), MAX_MESSAGE / 1024);
     }

@@ -158,7 +158,11 @@ impl AppStore {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let wake: Vec<Waker> = state.links.values_mut().filter_map(|l| l.waker.take()).collect();
+        let wake: Vec<Waker> = state
+            .links
+            .values_mut()
+            .filter_map(|l| l.waker.take())
+            .collect();
         drop(state);
         wake.into_iter().for_each(Waker::wake);
     }
@@ -219,8 +223,12 @@ impl Link {
         }
         link.queues.insert(handle, Queue::new(app.into()));
         drop(state);
-        let place = Place { link: self.id, handle };
-        self.store.retail(|tailed| tailed.entry(app.as_bytes().into()).or_default().push(place));
+        let place = Place {
+            link: self.id,
+            handle,
+        };
+        self.store
+            .retail(|tailed| tailed.entry(app.as_bytes().into()).or_default().push(place));
     }
 
     /// Ends the queue with that handle; what waits in it is lost as `no_member`.
@@ -229,9 +237,16 @@ impl Link {
         let Some(app) = state.end(self.id, handle) else {
             return;
         };
-        let wake = state.links.get_mut(&self.id).and_then(|link| link.waker.take());
+        let wake = state
+            .links
+            .get_mut(&self.id)
+            .and_then(|link| link.waker.take());
         drop(state);
-        self.store.retail(|tailed| forget(tailed, &app, |place| place.link == self.id && place.handle == handle));
+        self.store.retail(|tailed| {
+            forget(tailed, &app, |place| {
+                place.link == self.id && place.handle == handle
+            })
+        });
         wake.into_iter().for_each(Waker::wake);
     }
 
@@ -272,7 +287,9 @@ impl Link {
         let state = self.store.lock();
         let mut sum = Account::default();
         if let Some(link) = state.links.get(&self.id) {
-            link.queues.values().for_each(|queue| sum += queue.account());
+            link.queues
+                .values()
+                .for_each(|queue| sum += queue.account());
         }
         sum
     }
@@ -287,7 +304,10 @@ impl Drop for Link {
             Some(link) => link.queues.keys().copied().collect(),
             None => Vec::new(),
         };
-        let apps: Vec<_> = handles.iter().filter_map(|handle| state.end(self.id, *handle)).collect();
+        let apps: Vec<_> = handles
+            .iter()
+            .filter_map(|handle| state.end(self.id, *handle))
+            .collect();
         state.links.remove(&self.id);
         drop(state);
         self.store.retail(|tailed| {
@@ -333,10 +353,16 @@ impl State {
             return;
         }
         let goal = self.cap - self.cap / 64;
-        let queues = self.links.values_mut().flat_map(|link| link.queues.values_mut());
+        let queues = self
+            .links
+            .values_mut()
+            .flat_map(|link| link.queues.values_mut());
         let mut queues: Vec<&mut Queue> = queues.filter(|queue| queue.bytes > 0).collect();
-        let mut fattest: BinaryHeap<(usize, usize)> =
-            queues.iter().enumerate().map(|(n, queue)| (queue.bytes, n)).collect();
+        let mut fattest: BinaryHeap<(usize, usize)> = queues
+            .iter()
+            .enumerate()
+            .map(|(n, queue)| (queue.bytes, n))
+            .collect();
         while self.bytes > goal {
             let Some((_, n)) = fattest.pop() else {
                 return;
@@ -349,7 +375,10 @@ impl State {
     }
 
     fn ready_links(&mut self) -> Vec<Waker> {
-        let ready = self.links.values_mut().filter(|link| !link.turns.is_empty());
+        let ready = self
+            .links
+            .values_mut()
+            .filter(|link| !link.turns.is_empty());
         ready.filter_map(|link| link.waker.take()).collect()
     }
 
@@ -423,7 +452,11 @@ impl Queues {
     }
 
     fn remove(&mut self, handle: u32) -> Account {
-        let account = self.queues.remove(&handle).map(|queue| queue.account()).unwrap_or_default();
+        let account = self
+            .queues
+            .remove(&handle)
+            .map(|queue| queue.account())
+            .unwrap_or_default();
         self.ended.push((handle, account));
         account
     }
@@ -486,7 +519,10 @@ impl Queue {
     fn take_turn(&mut self, handle: u32, out: &mut Vec<u8>, now: impl Fn() -> i64) -> usize {
         let mut freed = 0;
         self.deficit += QUANTUM;
-        while let Some(frame) = self.frames.pop_front_if(|frame| frame.len() <= self.deficit) {
+        while let Some(frame) = self
+            .frames
+            .pop_front_if(|frame| frame.len() <= self.deficit)
+        {
             if self.untold > 0 {
                 self.tell(handle, out, now());
             }

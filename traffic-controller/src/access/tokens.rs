@@ -99,10 +99,11 @@ impl Tokens {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Tokens, TokensError> {
-        let entries: Vec<Entry> = serde_saphyr::from_str(text).map_err(|error| TokensError::Form {
-            path: path.into(),
-            reason: position(&error),
-        })?;
+        let entries: Vec<Entry> =
+            serde_saphyr::from_str(text).map_err(|error| TokensError::Form {
+                path: path.into(),
+                reason: position(&error),
+            })?;
         let mut tokens = HashMap::new();
         for (n, entry) in entries.into_iter().enumerate() {
             let wrong = |what: String| TokensError::Entry {
@@ -118,7 +119,9 @@ impl Tokens {
                 apps: apps(entry.apps).map_err(wrong)?,
             };
             if grant == Grant::default() {
-                return Err(wrong("grants nothing: give it `firehose: true` or `apps`".to_owned()));
+                return Err(wrong(
+                    "grants nothing: give it `firehose: true` or `apps`".to_owned(),
+                ));
             }
             if tokens.insert(hash(&entry.token), grant).is_some() {
                 return Err(wrong("has a token that an entry before it has".to_owned()));
@@ -133,7 +136,9 @@ impl Tokens {
             (Request::Firehose { .. }, _) if grant.firehose => Ok(()),
             (Request::Firehose { .. }, _) => Err(Refusal::BadToken),
             (Request::AppStream { .. }, Apps::All) => Ok(()),
-            (Request::AppStream { app }, Apps::These(apps)) if apps.contains(app.as_str()) => Ok(()),
+            (Request::AppStream { app }, Apps::These(apps)) if apps.contains(app.as_str()) => {
+                Ok(())
+            }
             (Request::AppStream { .. }, Apps::These(_)) => Err(Refusal::NotFound),
         }
     }
@@ -143,10 +148,13 @@ fn apps(entry: Option<AppsEntry>) -> Result<Apps, String> {
     match entry {
         None => Ok(Apps::default()),
         Some(AppsEntry::Word(word)) if word == "all" => Ok(Apps::All),
-        Some(AppsEntry::Word(word)) => Err(format!("says `apps: {word}`: give a list of GUIDs, or `all`")),
+        Some(AppsEntry::Word(word)) => Err(format!(
+            "says `apps: {word}`: give a list of GUIDs, or `all`"
+        )),
         Some(AppsEntry::These(guids)) => {
             for guid in &guids {
-                AppGuid::new(guid).map_err(|_| format!("names {guid:?}, which is not an app GUID"))?;
+                AppGuid::new(guid)
+                    .map_err(|_| format!("names {guid:?}, which is not an app GUID"))?;
             }
             Ok(Apps::These(guids.into_iter().collect()))
         }
@@ -193,11 +201,17 @@ mod tests {
 
     #[test]
     fn a_token_may_read_what_its_entry_says_and_nothing_else() {
-        let tokens = tokens(&format!("- {{token: f, firehose: true}}\n- {{token: a, apps: [{APP}]}}")).unwrap();
+        let tokens = tokens(&format!(
+            "- {{token: f, firehose: true}}\n- {{token: a, apps: [{APP}]}}"
+        ))
+        .unwrap();
         assert_eq!(tokens.check("f", &firehose()), Ok(()));
         assert_eq!(tokens.check("f", &app(APP)), Err(Refusal::NotFound));
         assert_eq!(tokens.check("a", &app(APP)), Ok(()));
-        assert_eq!(tokens.check("a", &app(&APP.replace('5', "6"))), Err(Refusal::NotFound));
+        assert_eq!(
+            tokens.check("a", &app(&APP.replace('5', "6"))),
+            Err(Refusal::NotFound)
+        );
         assert_eq!(tokens.check("a", &firehose()), Err(Refusal::BadToken));
         assert_eq!(tokens.check("x", &app(APP)), Err(Refusal::BadToken));
     }
@@ -210,7 +224,10 @@ mod tests {
             ("- {token: '', firehose: true}", "empty token"),
             ("- {token: secret, apps: some}", "`all`"),
             ("- {token: secret, apps: [x]}", "not an app GUID"),
-            ("- {token: secret, firehose: true}\n- {token: secret, firehose: true}", "entry 2"),
+            (
+                "- {token: secret, firehose: true}\n- {token: secret, firehose: true}",
+                "entry 2",
+            ),
         ] {
             let error = tokens(text).map(drop).unwrap_err();
             assert!(error.contains(says) && !error.contains("secret"), "{error}");

@@ -69,7 +69,12 @@ impl AppLink {
     }
 
     /// Carries envelopes and changes until the link ends.
-    async fn carry(&mut self, mut socket: Socket<Stream>, shutdown: &Shutdown, backoff: &mut Backoff) {
+    async fn carry(
+        &mut self,
+        mut socket: Socket<Stream>,
+        shutdown: &Shutdown,
+        backoff: &mut Backoff,
+    ) {
         let ended = loop {
             tokio::select! {
                 said = socket.next() => match said {
@@ -101,7 +106,11 @@ impl AppLink {
         }
     }
 
-    async fn pass_on(&mut self, socket: &mut Socket<Stream>, changes: Vec<Change>) -> Result<(), Ended> {
+    async fn pass_on(
+        &mut self,
+        socket: &mut Socket<Stream>,
+        changes: Vec<Change>,
+    ) -> Result<(), Ended> {
         for message in messages(&changes) {
             socket.send_text(&message.to_json()).await?;
         }
@@ -139,7 +148,9 @@ impl AppLink {
         match Downstream::parse(text) {
             Ok(Downstream::Report(report)) => self.hop.reported(report.sent),
             Ok(_) => {}
-            Err(bad) => debug!(doppler = self.doppler.address, %bad, "a Doppler said something else"),
+            Err(bad) => {
+                debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
+            }
         }
     }
 }

@@ -56,7 +56,10 @@ impl FirehoseLinks {
     /// first waited for; and what each will have counted.
     pub fn new(dopplers: &[Arc<Doppler>], path: &str) -> (FirehoseLinks, Vec<Arc<Hop>>) {
         let path: Arc<str> = path.into();
-        let links: Vec<_> = dopplers.iter().map(|doppler| FirehoseLink::new(doppler.clone(), path.clone())).collect();
+        let links: Vec<_> = dopplers
+            .iter()
+            .map(|doppler| FirehoseLink::new(doppler.clone(), path.clone()))
+            .collect();
         let hops = links.iter().map(|link| link.hop.clone()).collect();
         (FirehoseLinks { links, next: 0 }, hops)
     }
@@ -88,7 +91,11 @@ impl FirehoseLinks {
 
 impl FirehoseLink {
     fn new(doppler: Arc<Doppler>, path: Arc<str>) -> FirehoseLink {
-        let opening = open(doppler.clone(), path.clone(), Backoff::new(fastrand::Rng::new()));
+        let opening = open(
+            doppler.clone(),
+            path.clone(),
+            Backoff::new(fastrand::Rng::new()),
+        );
         FirehoseLink {
             doppler,
             path,
@@ -129,7 +136,11 @@ impl FirehoseLink {
         debug!(doppler = self.doppler.address, %ended, "firehose link ended; opening it again");
         self.hop.closed();
         // A Doppler that accepts and hangs up is waited for like one that does not accept.
-        let (doppler, path, mut backoff) = (self.doppler.clone(), self.path.clone(), self.backoff.clone());
+        let (doppler, path, mut backoff) = (
+            self.doppler.clone(),
+            self.path.clone(),
+            self.backoff.clone(),
+        );
         let wait = self.backoff.next_wait();
         backoff.next_wait();
         self.state = State::Opening(
@@ -178,7 +189,11 @@ fn note(hop: &Hop, text: &str) {
 }
 
 /// Opens a link, however long it takes.
-fn open(doppler: Arc<Doppler>, path: Arc<str>, mut backoff: Backoff) -> BoxFuture<'static, Socket<Stream>> {
+fn open(
+    doppler: Arc<Doppler>,
+    path: Arc<str>,
+    mut backoff: Backoff,
+) -> BoxFuture<'static, Socket<Stream>> {
     async move {
         loop {
             match doppler.open(&path).await {

@@ -20,7 +20,9 @@ pub(super) async fn run(
     let (mut links, hops) = FirehoseLinks::new(&front.dopplers, path);
     let names = front.dopplers.iter().map(|doppler| doppler.address.clone());
     let hops = names.zip(hops).collect();
-    let passage = front.streams.firehose(subscription, filter.name(), peer, hops);
+    let passage = front
+        .streams
+        .firehose(subscription, filter.name(), peer, hops);
     let ended = loop {
         tokio::select! {
             Run { frames, count } = links.next() => {
@@ -45,7 +47,10 @@ pub(super) async fn run(
     }
     // Both at once: the client need not wait for the Dopplers' last counts, nor they for it.
     let close = async {
-        match ended.as_ref().map_or(Some(Close::GOING_AWAY), Ended::answer) {
+        match ended
+            .as_ref()
+            .map_or(Some(Close::GOING_AWAY), Ended::answer)
+        {
             Some(close) => socket.close(close).await,
             None => debug!(peer, "the client is gone"),
         }

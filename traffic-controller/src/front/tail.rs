@@ -37,7 +37,10 @@ pub(super) async fn run(front: &Front, app: &str, mut socket: Socket<Stream>, pe
         }
         _ => tail.end(taken, Reason::CloseResidue),
     }
-    match ended.as_ref().map_or(Some(Close::GOING_AWAY), Ended::answer) {
+    match ended
+        .as_ref()
+        .map_or(Some(Close::GOING_AWAY), Ended::answer)
+    {
         Some(close) => socket.close(close).await,
         None => debug!(peer, "the client is gone"),
     }

@@ -107,7 +107,12 @@ pub(super) struct Run {
 impl Run {
     /// The next frames from `entry` on, at most a share of them: at least one that matches,
     /// or `None` where none does.
-    pub(super) fn next(chunk: &Arc<Chunk>, entry: usize, filter: Filter, share: Share) -> Option<Run> {
+    pub(super) fn next(
+        chunk: &Arc<Chunk>,
+        entry: usize,
+        filter: Filter,
+        share: Share,
+    ) -> Option<Run> {
         let mut to = entry;
         let (mut frames, mut bytes) = (0, 0);
         for (n, end) in chunk.ends.iter().enumerate().skip(entry) {
@@ -140,7 +145,8 @@ impl Run {
         }
         let mut gathered = Vec::with_capacity(whole.len());
         for n in self.matching(filter) {
-            gathered.extend_from_slice(&self.chunk.bytes[self.chunk.start(n)..self.chunk.start(n + 1)]);
+            gathered
+                .extend_from_slice(&self.chunk.bytes[self.chunk.start(n)..self.chunk.start(n + 1)]);
         }
         gathered.into()
     }

@@ -150,7 +150,11 @@ impl Group {
 
     pub(super) fn share(&self) -> Share {
         Share {
-            frames: if self.members.len() == 1 { u64::MAX } else { SHARED_FRAMES },
+            frames: if self.members.len() == 1 {
+                u64::MAX
+            } else {
+                SHARED_FRAMES
+            },
             bytes: CLAIM_BYTES,
         }
     }
@@ -206,7 +210,9 @@ impl Group {
 
     /// Whether it is this member's turn: first of those who wait, or nobody does.
     pub(super) fn may_go(&self, member: u64) -> bool {
-        self.waiting.front().is_none_or(|(first, _)| *first == member)
+        self.waiting
+            .front()
+            .is_none_or(|(first, _)| *first == member)
     }
 
     pub(super) fn wait(&mut self, member: u64, waker: &Waker) {
@@ -229,6 +235,8 @@ impl Group {
     }
 
     pub(super) fn all_waiters(&mut self) -> impl Iterator<Item = Waker> + '_ {
-        self.waiting.iter_mut().filter_map(|(_, waker)| waker.take())
+        self.waiting
+            .iter_mut()
+            .filter_map(|(_, waker)| waker.take())
     }
 }

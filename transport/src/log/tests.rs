@@ -42,7 +42,10 @@ const FRAME: usize = 2 + 4 + 4;
 #[test]
 fn differently_named_groups_each_get_everything() {
     let log = log(1 << 20);
-    let (mut a, mut b) = (log.join("a", Filter::Everything), log.join("b", Filter::Everything));
+    let (mut a, mut b) = (
+        log.join("a", Filter::Everything),
+        log.join("b", Filter::Everything),
+    );
     log.append(&mut batch(0..3));
     log.seal();
     assert_eq!(claimed_ids(&mut a), [0, 1, 2]);
@@ -62,7 +65,10 @@ fn one_name_with_two_filters_is_two_groups() {
 #[test]
 fn members_of_a_group_share_it_in_turns_of_64() {
     let log = log(1 << 20);
-    let (mut a, mut b) = (log.join("g", Filter::Everything), log.join("g", Filter::Everything));
+    let (mut a, mut b) = (
+        log.join("g", Filter::Everything),
+        log.join("g", Filter::Everything),
+    );
     assert_eq!(try_claim(&mut a), None);
     assert_eq!(try_claim(&mut b), None);
     log.append(&mut batch(0..200));
@@ -82,12 +88,18 @@ fn a_full_log_loses_its_oldest_chunk_and_tells_how_much() {
         log.append(&mut batch(id..id + 1));
         log.seal();
     }
-    assert_eq!(try_claim(&mut reader), Some(Claim::Lost { delta: 2, total: 2 }));
+    assert_eq!(
+        try_claim(&mut reader),
+        Some(Claim::Lost { delta: 2, total: 2 })
+    );
     reader.sent();
     assert_eq!(claimed_ids(&mut reader), [2]);
     let account = log.accounts()[0].account;
     assert_eq!((account.offered, account.notices, account.sent), (5, 1, 1));
-    assert_eq!((account.dropped[Reason::LogOverflow], account.queued), (2, 3));
+    assert_eq!(
+        (account.dropped[Reason::LogOverflow], account.queued),
+        (2, 3)
+    );
 }
 
 #[test]
@@ -98,7 +110,10 @@ fn a_filtered_reader_is_charged_only_with_what_it_asked_for() {
         log.append(&mut batch(id..id + 1));
         log.seal();
     }
-    assert_eq!(try_claim(&mut reader), Some(Claim::Lost { delta: 2, total: 2 }));
+    assert_eq!(
+        try_claim(&mut reader),
+        Some(Claim::Lost { delta: 2, total: 2 })
+    );
     assert_eq!(log.accounts()[0].account.offered, 2);
 }
 
@@ -117,7 +132,10 @@ fn a_new_group_starts_behind_what_gathers() {
 #[test]
 fn unstarted_frames_of_a_leaving_member_go_to_the_next_and_started_ones_are_residue() {
     let log = log(1 << 20);
-    let (mut a, mut b) = (log.join("g", Filter::Everything), log.join("g", Filter::Everything));
+    let (mut a, mut b) = (
+        log.join("g", Filter::Everything),
+        log.join("g", Filter::Everything),
+    );
     log.append(&mut batch(0..3));
     log.seal();
     assert_eq!(claimed_ids(&mut a), [0, 1, 2]);
@@ -154,7 +172,10 @@ fn what_nobody_came_back_for_is_counted_when_its_group_ends() {
 #[test]
 fn a_chunk_that_everybody_passed_is_let_go() {
     let log = log(1 << 20);
-    let (mut a, mut b) = (log.join("a", Filter::Everything), log.join("b", Filter::Metrics));
+    let (mut a, mut b) = (
+        log.join("a", Filter::Everything),
+        log.join("b", Filter::Metrics),
+    );
     log.append(&mut batch(0..2));
     log.seal();
     claimed_ids(&mut a);

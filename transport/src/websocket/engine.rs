@@ -52,7 +52,7 @@ pub(super) enum Heard {
     /// Its pong is owed.
     Ping,
     Pong,
-    Close(Option<u16>),
+    Close(Option<u16>, String),
 }
 
 impl Engine {
@@ -92,18 +92,24 @@ impl Engine {
                 Ok(Heard::Ping)
             }
             Ok(Message::Pong(_)) => Ok(Heard::Pong),
-            Ok(Message::Close(_)) => match close {
+            Ok(Message::Close(frame)) => match close {
                 Some(code) if !may_be_sent(code) => Err(protocol(
                     1002,
                     format!("close code {code} is not for the wire"),
                 )),
-                code => Ok(Heard::Close(code)),
+                code => {
+                    let reason =
+                        frame.map_or_else(String::new, |frame| frame.reason.as_str().to_owned());
+                    Ok(Heard::Close(code, reason))
+                }
             },
             // tungstenite never hands these out.
             Ok(Message::Frame(_)) => Ok(Heard::Part),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Part),
             // One byte where a code takes two: no code, says conformance K13.
-            Err(Error::Protocol(ProtocolError::InvalidCloseSequence)) => Ok(Heard::Close(None)),
+            Err(Error::Protocol(ProtocolError::InvalidCloseSequence)) => {
+                Ok(Heard::Close(None, String::new()))
+            }
             Err(error) => Err(self.fault(&error)),
         }
     }
@@ -316,17 +322,17 @@ mod tests {
             body.extend_from_slice(b"Protocol violation");
             assert_eq!(
                 engine.take(masked(0x88, &body)).unwrap(),
-                Heard::Close(Some(code))
+                Heard::Close(Some(code), String::new())
             );
             assert!(engine.owed().is_empty());
         }
         assert_eq!(
             server().take(masked(0x88, b"")).unwrap(),
-            Heard::Close(None)
+            Heard::Close(None, String::new())
         );
         assert_eq!(
             server().take(masked(0x88, b"\x03")).unwrap(),
-            Heard::Close(None)
+            Heard::Close(None, String::new())
         );
     }
 

@@ -84,7 +84,10 @@ fn a_full_store_costs_the_fattest_app_and_not_the_quiet_one() {
     let (loud, quiet) = (account(&store, "loud"), account(&store, "quiet"));
     assert_eq!(quiet.dropped.total(), 0);
     assert_eq!(loud.dropped[Reason::AppOverflow] + loud.queued, 2_000);
-    assert!(loud.queued > 850, "no more is lost than has to be: {loud:?}");
+    assert!(
+        loud.queued > 850,
+        "no more is lost than has to be: {loud:?}"
+    );
 
     // Its tails are told first, once, and exactly.
     assert!(take_by_handle(&mut link).contains_key(&1));
