@@ -48,7 +48,7 @@ impl Egress {
     pub fn answer(&self, mut request: Request<Incoming>, peer: &str) -> Answer {
         let link = match self.link(&request) {
             Ok(link) => link,
-            Err(refusal) => return refusal,
+            Err((status, text)) => return refuse(status, text),
         };
         if !upgrade::offers(&request, link::PROTOCOL) {
             let text = format!("offer the WebSocket subprotocol {}", link::PROTOCOL);
@@ -73,9 +73,9 @@ impl Egress {
         response
     }
 
-    fn link(&self, request: &Request<Incoming>) -> Result<Link, Answer> {
+    fn link(&self, request: &Request<Incoming>) -> Result<Link, (StatusCode, String)> {
         if request.method() != Method::GET {
-            return Err(refuse(
+            return Err((
                 StatusCode::METHOD_NOT_ALLOWED,
                 "a link is opened with GET".to_owned(),
             ));
@@ -88,15 +88,15 @@ impl Egress {
                 subscription,
                 filter,
             }) => Ok(Link::Firehose(subscription, filter)),
-            Ok(Asked::AppStream { .. }) => Err(refuse(
+            Ok(Asked::AppStream { .. }) => Err((
                 StatusCode::NOT_FOUND,
                 format!("app streams are carried by {}", link::APPS_PATH),
             )),
-            Err(BadRequest::UnknownPath) => Err(refuse(
+            Err(BadRequest::UnknownPath) => Err((
                 StatusCode::NOT_FOUND,
                 format!("a Doppler serves /firehose/{{id}} and {}", link::APPS_PATH),
             )),
-            Err(bad) => Err(refuse(StatusCode::BAD_REQUEST, bad.to_string())),
+            Err(bad) => Err((StatusCode::BAD_REQUEST, bad.to_string())),
         }
     }
 

@@ -189,6 +189,17 @@ impl Metrics {
         these.map(|(_, _, value)| value).sum()
     }
 
+    /// The sums of all counters that have a reason, by reason: everything that went wrong.
+    pub fn by_reason(&self) -> BTreeMap<&str, f64> {
+        let mut sums = BTreeMap::new();
+        for (_, labels, value) in &self.0 {
+            if let Some((_, reason)) = labels.iter().find(|(key, _)| key == "reason") {
+                *sums.entry(&reason[..]).or_insert(0.0) += value;
+            }
+        }
+        sums
+    }
+
     /// By how much this process's accounts did not add up when it last looked. Panics if it
     /// does not say.
     #[track_caller]

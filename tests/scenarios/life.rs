@@ -9,6 +9,9 @@ use harness::reader::Ended;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// Room for a tail whose app sends a burst of some MiB; without it the tail loses, and is told.
+const ROOM: u64 = 32 << 20;
+
 /// How long a drain may take: 4 s by default, and what exiting takes.
 const DRAINED: Duration = Duration::from_secs(6);
 
@@ -23,7 +26,7 @@ fn last_words(process: &Process, endpoint: &str, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doppler_that_comes_back_is_read_from_again_within_seconds() {
-    let mut cluster = Cluster::builder().dopplers(2).controllers(1).mtls().start().await;
+    let mut cluster = Cluster::builder().dopplers(2).controllers(1).mtls().controller_flag("--app-bytes", ROOM).start().await;
     let reader = cluster.controllers[0].firehose("a").open().await;
     let tail = cluster.controllers[0].tail(0).open().await;
     cluster.subscribed("a", 1).await;
@@ -62,7 +65,8 @@ async fn a_doppler_that_comes_back_is_read_from_again_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doppler_that_starts_after_the_traffic_controller_is_read_from() {
     let late = free_port();
-    let cluster = Cluster::builder().dopplers(1).controllers(1).also_reading(SocketAddr::from(([127, 0, 0, 1], late)));
+    let cluster = Cluster::builder().dopplers(1).controllers(1).also_reading(SocketAddr::from(([127, 0, 0, 1], late)))
+        .controller_flag("--app-bytes", ROOM);
     let mut cluster = cluster.start().await;
     let reader = cluster.controllers[0].firehose("a").open().await;
     let tail = cluster.controllers[0].tail(0).open().await;
@@ -83,7 +87,7 @@ async fn a_doppler_that_starts_after_the_traffic_controller_is_read_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doppler_that_drains_delivers_all_it_accepted_and_clients_stay() {
-    let mut cluster = Cluster::builder().dopplers(2).controllers(2).mtls().start().await;
+    let mut cluster = Cluster::builder().dopplers(2).controllers(2).mtls().controller_flag("--app-bytes", ROOM).start().await;
     let readers = [
         cluster.controllers[0].firehose("a").open().await,
         cluster.controllers[1].firehose("b").filter("logs").open().await,
@@ -142,7 +146,7 @@ async fn a_doppler_that_drains_while_agents_send_counts_what_it_took_to_the_enve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_traffic_controller_that_drains_closes_with_1001_and_loses_nothing_of_an_idle_stream() {
-    let mut cluster = Cluster::builder().dopplers(1).controllers(2).mtls().start().await;
+    let mut cluster = Cluster::builder().dopplers(1).controllers(2).mtls().controller_flag("--app-bytes", ROOM).start().await;
     let firehose = cluster.controllers[0].firehose("a").open().await;
     let tail = cluster.controllers[0].tail(0).open().await;
     let elsewhere = cluster.controllers[1].firehose("b").open().await;

@@ -3,11 +3,15 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     reason = "in a test a panic is the answer"
 )]
 
+mod access;
+mod bad_input;
 mod groups;
 mod life;
+mod mtls;
 mod overdriven;
 mod pace;
 mod pipeline;

@@ -33,7 +33,7 @@ const PLACE: usize = size_of::<Box<[u8]>>();
 pub struct AppStore {
     state: Mutex<State>,
     /// The apps that are tailed, to be asked without disturbing the queues.
-    tailed: RwLock<HashMap<Box<[u8]>, Vec<Place>>>,
+    tailed: RwLock<Places>,
     any: AtomicBool,
 }
 
@@ -171,7 +171,7 @@ impl AppStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn retail(&self, change: impl FnOnce(&mut HashMap<Box<[u8]>, Vec<Place>>)) {
+    fn retail(&self, change: impl FnOnce(&mut Places)) {
         let mut tailed = self.tailed.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut tailed);
         self.any.store(!tailed.is_empty(), Ordering::Release);
@@ -179,7 +179,10 @@ impl AppStore {
 }
 
 /// The apps that are tailed at the moment.
-pub struct Tailed<'a>(Option<RwLockReadGuard<'a, HashMap<Box<[u8]>, Vec<Place>>>>);
+pub struct Tailed<'a>(Option<RwLockReadGuard<'a, Places>>);
+
+/// Where each tailed app's envelopes go.
+type Places = HashMap<Box<[u8]>, Vec<Place>>;
 
 impl Tailed<'_> {
     /// Whether anybody tails the app this envelope may belong to.
@@ -318,7 +321,7 @@ impl Drop for Link {
     }
 }
 
-fn forget(tailed: &mut HashMap<Box<[u8]>, Vec<Place>>, app: &str, gone: impl Fn(&Place) -> bool) {
+fn forget(tailed: &mut Places, app: &str, gone: impl Fn(&Place) -> bool) {
     if let Some(places) = tailed.get_mut(app.as_bytes()) {
         places.retain(|place| !gone(place));
         if places.is_empty() {

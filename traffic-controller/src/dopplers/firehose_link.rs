@@ -48,7 +48,7 @@ struct FirehoseLink {
 
 enum State {
     Opening(BoxFuture<'static, Socket<Stream>>),
-    Open(Socket<Stream>),
+    Open(Box<Socket<Stream>>),
 }
 
 impl FirehoseLinks {
@@ -111,7 +111,7 @@ impl FirehoseLink {
                 State::Opening(opening) => {
                     let socket = ready!(opening.poll_unpin(cx));
                     self.hop.opened();
-                    self.state = State::Open(socket);
+                    self.state = State::Open(Box::new(socket));
                 }
                 State::Open(socket) => {
                     let said = ready!(pin!(socket.next()).poll(cx));
