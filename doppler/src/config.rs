@@ -5,6 +5,7 @@ use clap::Parser;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use transport::clock::seconds;
 use transport::tls::Identity;
 
 /// The Doppler: takes envelopes from agents and hands them to Traffic Controllers.
@@ -103,13 +104,6 @@ impl Config {
         };
         Some((identity, self.ca_file.clone()?))
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -159,7 +159,14 @@ impl Page {
 
 /// The page `/metrics`.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Vec<(String, Vec<(String, String)>, f64)>);
+pub struct Metrics(Vec<Sample>);
+
+#[derive(Debug, Clone)]
+struct Sample {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: f64,
+}
 
 impl Metrics {
     /// Reads Prometheus' text format.
@@ -175,26 +182,31 @@ impl Metrics {
                 Some((key.to_owned(), value.trim_matches('"').to_owned()))
             };
             let labels = labels.split(',').filter_map(label).collect();
-            Some((name.to_owned(), labels, value.parse().ok()?))
+            Some(Sample {
+                name: name.to_owned(),
+                labels,
+                value: value.parse().ok()?,
+            })
         });
         Metrics(samples.collect())
     }
 
     /// The sum of all series with that name whose labels include these; 0 if there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let has = |all: &[(String, String)], (key, value): &(&str, &str)| {
-            all.iter().any(|(k, v)| k == key && v == value)
+        let has = |sample: &Sample, (key, value): &(&str, &str)| {
+            sample.labels.iter().any(|(k, v)| k == key && v == value)
         };
-        let these = self.0.iter().filter(|(n, all, _)| n == name && labels.iter().all(|label| has(all, label)));
-        these.map(|(_, _, value)| value).sum()
+        let named = self.0.iter().filter(|sample| sample.name == name);
+        let these = named.filter(|sample| labels.iter().all(|label| has(sample, label)));
+        these.map(|sample| sample.value).sum()
     }
 
     /// The sums of all counters that have a reason, by reason: everything that went wrong.
     pub fn by_reason(&self) -> BTreeMap<&str, f64> {
         let mut sums = BTreeMap::new();
-        for (_, labels, value) in &self.0 {
-            if let Some((_, reason)) = labels.iter().find(|(key, _)| key == "reason") {
-                *sums.entry(&reason[..]).or_insert(0.0) += value;
+        for sample in &self.0 {
+            if let Some((_, reason)) = sample.labels.iter().find(|(key, _)| key == "reason") {
+                *sums.entry(&reason[..]).or_insert(0.0) += sample.value;
             }
         }
         sums
@@ -204,8 +216,8 @@ impl Metrics {
     /// does not say.
     #[track_caller]
     pub fn imbalance(&self) -> f64 {
-        let gauge = self.0.iter().find(|(name, _, _)| name.ends_with("accounting_imbalance"));
-        gauge.expect("every process says whether its accounts add up").2
+        let gauge = self.0.iter().find(|sample| sample.name.ends_with("accounting_imbalance"));
+        gauge.expect("every process says whether its accounts add up").value
     }
 }
 

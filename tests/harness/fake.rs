@@ -17,7 +17,7 @@ pub const PROTOCOL: &str = "loggregator.link.v1";
 pub struct FakeDoppler {
     /// Where it listens.
     pub address: SocketAddr,
-    links: mpsc::UnboundedReceiver<Link>,
+    links: mpsc::Receiver<Link>,
 }
 
 /// A link that a Traffic Controller has opened.
@@ -32,11 +32,11 @@ impl FakeDoppler {
     pub async fn start() -> FakeDoppler {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (opened, links) = mpsc::unbounded_channel();
+        let (opened, links) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 if let Some(link) = accept(tcp).await
-                    && opened.send(link).is_err()
+                    && opened.send(link).await.is_err()
                 {
                     return;
                 }

@@ -46,7 +46,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// Waits until `condition` holds; panics, at the caller's line, if it does not within
 /// `deadline`.
 #[track_caller]
-pub fn eventually<F, C>(deadline: Duration, what: &str, condition: C) -> impl Future<Output = ()>
+pub fn eventually<F, C>(deadline: Duration, what: &str, condition: C) -> impl Future<Output = ()> + use<F, C>
 where
     C: FnMut() -> F,
     F: Future<Output = bool>,

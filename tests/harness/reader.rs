@@ -45,7 +45,7 @@ pub struct Refused {
 /// A stream being read.
 pub struct Reader {
     shared: Arc<Shared>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
     stalled: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -154,7 +154,7 @@ impl Opening {
             Err(error) => return Err(broken(&error)),
         };
         let shared = Arc::new(Shared::default());
-        let (commands, orders) = mpsc::unbounded_channel();
+        let (commands, orders) = mpsc::channel(16);
         let (stalled, stall) = watch::channel(false);
         let reading = Reading {
             socket,
@@ -200,14 +200,14 @@ impl Reader {
     }
 
     /// Sends a message to the server.
-    pub fn send(&self, message: Message) {
+    pub async fn send(&self, message: Message) {
         // A reader that has ended sends nothing.
-        let _ = self.commands.send(Command::Send(message));
+        let _ = self.commands.send(Command::Send(message)).await;
     }
 
     /// Closes with that code and waits for the server's Close.
     pub async fn close(&self, code: Option<u16>) -> Ended {
-        let _ = self.commands.send(Command::Close(code));
+        let _ = self.commands.send(Command::Close(code)).await;
         self.ended(Duration::from_secs(10)).await
     }
 
@@ -261,7 +261,7 @@ struct Reading {
     socket: WebSocketStream<Stream>,
     shared: Arc<Shared>,
     stall: watch::Receiver<bool>,
-    orders: mpsc::UnboundedReceiver<Command>,
+    orders: mpsc::Receiver<Command>,
     only: Option<u32>,
     observe: Option<Observe>,
 }

@@ -82,7 +82,7 @@ async fn wrongs(admin: SocketAddr) -> f64 {
 #[track_caller]
 fn counted(admin: SocketAddr, before: f64, more: usize) -> impl Future<Output = ()> {
     let what = format!("{more} more than {before} are counted by reason");
-    eventually(SOON, &what, async move || wrongs(admin).await >= before + more as f64)
+    eventually(SOON, &what, move || async move { wrongs(admin).await >= before + more as f64 })
 }
 
 /// Waits until a process has counted exactly so many, for that reason, under that name.
@@ -90,7 +90,8 @@ fn counted(admin: SocketAddr, before: f64, more: usize) -> impl Future<Output = 
 fn counts(admin: SocketAddr, name: &str, reason: &str, exactly: u64) -> impl Future<Output = ()> {
     let what = format!("{name}{{reason={reason:?}}} is {exactly}");
     let (name, reason) = (name.to_owned(), reason.to_owned());
-    eventually(SOON, &what, async move || {
-        admin::metrics(admin).await.sum(&name, &[("reason", &reason)]) == exactly as f64
+    eventually(SOON, &what, move || {
+        let (name, reason) = (name.clone(), reason.clone());
+        async move { admin::metrics(admin).await.sum(&name, &[("reason", &reason)]) == exactly as f64 }
     })
 }

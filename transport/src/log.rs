@@ -18,12 +18,11 @@
 mod chunk;
 mod group;
 
-pub use chunk::Chunk;
-pub use group::Filter;
+pub use chunk::{Chunk, Filter};
 
 use crate::frame::Frames;
 use crate::ledger::{Account, Reason};
-use chunk::{Run, Weight};
+use chunk::{Run, Share, Weight};
 use group::{Group, Hand};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -405,7 +404,7 @@ impl State {
     }
 
     /// Moves a group's cursor over its next frames and returns them.
-    fn advance(&mut self, index: usize, share: group::Share) -> Option<Run> {
+    fn advance(&mut self, index: usize, share: Share) -> Option<Run> {
         loop {
             let group = self.groups[index].as_mut()?;
             let held = self.chunks.get_mut((group.chunk - self.first) as usize)?;

@@ -1,10 +1,48 @@
 //! A sealed piece of the log, and the runs of frames that are claimed from it.
 
 use super::Arc;
-use super::group::{Filter, Share};
 use crate::frame::{End, Frames};
 use bytes::Bytes;
 use std::ops::AddAssign;
+
+/// What a group asks for. A frame is a log or it is not; that is all the log can tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Filter {
+    /// Every frame.
+    Everything,
+    /// The logs.
+    Logs,
+    /// All but the logs.
+    Metrics,
+}
+
+impl Filter {
+    /// The name used in pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Everything => "everything",
+            Filter::Logs => "logs",
+            Filter::Metrics => "metrics",
+        }
+    }
+
+    /// Whether a frame that is a log, or is none, is asked for.
+    #[inline]
+    pub fn matches(self, log: bool) -> bool {
+        match self {
+            Filter::Everything => true,
+            Filter::Logs => log,
+            Filter::Metrics => !log,
+        }
+    }
+}
+
+/// How much one claim may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) frames: u64,
+    pub(super) bytes: usize,
+}
 
 /// Whole frames that never change again.
 #[derive(Debug)]

@@ -1,49 +1,10 @@
 //! Readers that share one cursor: where it stands, whose turn it is, and their account.
 
-use super::chunk::{Run, Weight};
+use super::chunk::{Filter, Run, Share, Weight};
 use crate::ledger::{Account, Dropped, Reason};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-
-/// What a group asks for. A frame is a log or it is not; that is all the log can tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Filter {
-    /// Every frame.
-    Everything,
-    /// The logs.
-    Logs,
-    /// All but the logs.
-    Metrics,
-}
-
-impl Filter {
-    /// The name used in pages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Filter::Everything => "everything",
-            Filter::Logs => "logs",
-            Filter::Metrics => "metrics",
-        }
-    }
-
-    /// Whether a frame that is a log, or is none, is asked for.
-    #[inline]
-    pub fn matches(self, log: bool) -> bool {
-        match self {
-            Filter::Everything => true,
-            Filter::Logs => log,
-            Filter::Metrics => !log,
-        }
-    }
-}
-
-/// How much one claim may hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) frames: u64,
-    pub(super) bytes: usize,
-}
 
 /// Four TLS records: a write that costs little per byte, and little to wait for.
 const CLAIM_BYTES: usize = 64 << 10;
