@@ -115,20 +115,20 @@ impl Metrics {
     /// Reads the router's accounts; returns their sum. Called every second.
     pub(crate) fn audit(&self, router: &Router) -> Totals {
         let accounts = router.accounts();
-        let mut sum = router.gone();
+        let mut sum = accounts.gone;
         let mut imbalance = sum.imbalance().unsigned_abs();
-        for (_, account) in &accounts {
+        for (_, account) in &accounts.open {
             imbalance += account.imbalance().unsigned_abs();
             sum += *account;
         }
-        self.subscriptions.set(accounts.len() as f64);
+        self.subscriptions.set(accounts.open.len() as f64);
         self.sent.absolute(sum.sent);
         for (reason, counter) in Reason::ALL.into_iter().zip(&self.lost) {
             counter.absolute(sum.dropped[reason]);
         }
         self.imbalance.set(imbalance as f64);
         Totals {
-            subscriptions: accounts.len(),
+            subscriptions: accounts.open.len(),
             egress: sum,
             ..self.ingress()
         }

@@ -65,25 +65,31 @@ impl Router {
         &self.apps
     }
 
-    /// Every live subscription's account, each taken at one moment.
-    pub fn accounts(&self) -> Vec<(Subscription, Account)> {
-        let firehoses = self.log.accounts().into_iter().map(|entry| {
+    /// Every account: of live subscriptions, each taken at one moment, and the sums of those
+    /// that ended.
+    pub fn accounts(&self) -> Accounts {
+        let firehoses = self.log.accounts();
+        let mut all = self.apps.accounts();
+        all.gone += firehoses.gone;
+        all.open.extend(firehoses.open.into_iter().map(|entry| {
             let subscription = Subscription::Firehose {
                 id: entry.name,
                 filter: entry.filter,
                 members: entry.members,
             };
             (subscription, entry.account)
-        });
-        firehoses.chain(self.apps.accounts()).collect()
+        }));
+        all
     }
+}
 
-    /// The sums of all subscriptions that ended.
-    pub fn gone(&self) -> Account {
-        let mut gone = self.log.gone();
-        gone += self.apps.gone();
-        gone
-    }
+/// All accounts: a subscription is in one place or the other.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    /// The live subscriptions.
+    pub open: Vec<(Subscription, Account)>,
+    /// The sums of those that ended.
+    pub gone: Account,
 }
 
 /// Whose account it is.

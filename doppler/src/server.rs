@@ -298,8 +298,9 @@ async fn emit(router: Arc<Router>, metrics: Arc<Metrics>) {
 
 /// The page `/subscriptions`: every account as it stands, and the sums of those that ended.
 fn subscriptions_page(router: &Router) -> String {
-    let subscriptions = router
-        .accounts()
+    let accounts = router.accounts();
+    let subscriptions = accounts
+        .open
         .into_iter()
         .map(|(whose, account)| match whose {
             Subscription::Firehose {
@@ -318,6 +319,6 @@ fn subscriptions_page(router: &Router) -> String {
                 "account": account,
             }),
         });
-    json!({ "subscriptions": subscriptions.collect::<Vec<_>>(), "ended": router.gone() })
+    json!({ "subscriptions": subscriptions.collect::<Vec<_>>(), "ended": accounts.gone })
         .to_string()
 }

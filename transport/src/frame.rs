@@ -32,10 +32,10 @@ pub struct End(u32);
 
 impl End {
     fn new(at: usize, log: bool) -> End {
-        // Half of u32 is 2 GiB; a buffer is sealed after some KiB, and one message is at most
-        // the 10 MiB of a gRPC message.
-        let at = u32::try_from(at).unwrap_or(u32::MAX >> 1);
-        End(at << 1 | u32::from(log))
+        // 31 bits are 2 GiB; a buffer is sealed after some KiB, and one message is at most the
+        // 10 MiB of a gRPC message.
+        debug_assert!(at <= (u32::MAX >> 1) as usize);
+        End((at as u32) << 1 | u32::from(log))
     }
 
     /// The offset just behind the frame.
@@ -137,10 +137,15 @@ impl Frames {
     /// Takes the frames out, in memory of just their size, and keeps nothing.
     pub(crate) fn take(&mut self) -> (Bytes, Box<[End]>) {
         (
-            std::mem::take(&mut self.bytes).into(),
+            std::mem::take(&mut self.bytes).into_boxed_slice().into(),
             std::mem::take(&mut self.ends).into(),
         )
     }
+}
+
+/// How long the header of an unmasked frame with `payload` bytes is.
+pub fn header_bytes(payload: usize) -> usize {
+    header(payload).1
 }
 
 /// Appends the header of an unmasked final binary frame with `payload` bytes.

@@ -22,7 +22,7 @@ pub use chunk::{Chunk, Filter};
 
 use crate::frame::Frames;
 use crate::ledger::{Account, Reason};
-use chunk::{Run, Share, Weight};
+use chunk::{Run, Weight};
 use group::{Group, Hand};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -101,6 +101,21 @@ pub enum Claim {
     },
 }
 
+/// A claim whose frames are not gathered yet: that is done without the lock.
+enum Claimed {
+    Run(Run, Filter),
+    Loss { delta: u64, total: u64 },
+}
+
+impl From<Claimed> for Claim {
+    fn from(claimed: Claimed) -> Claim {
+        match claimed {
+            Claimed::Run(run, filter) => Claim::Frames(run.bytes(filter)),
+            Claimed::Loss { delta, total } => Claim::Lost { delta, total },
+        }
+    }
+}
+
 /// One group's account, with who it is.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -112,6 +127,15 @@ pub struct Entry {
     pub members: usize,
     /// Its sums.
     pub account: Account,
+}
+
+/// All accounts of a log, of the same moment: a group is in one place or the other.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    /// The groups there are.
+    pub open: Vec<Entry>,
+    /// The sums of those that are gone.
+    pub gone: Account,
 }
 
 impl Log {
@@ -151,21 +175,22 @@ impl Log {
         self.groups.load(Ordering::Acquire) > 0
     }
 
-    /// Offers `frames` to every group and empties it. Never waits.
-    pub fn append(&self, frames: &mut Frames) {
-        if frames.is_empty() {
-            return;
-        }
-        if !self.is_read() {
-            return frames.clear();
+    /// Offers `frames` to every group and empties it; returns whether there was one. Never
+    /// waits.
+    pub fn append(&self, frames: &mut Frames) -> bool {
+        if frames.is_empty() || !self.is_read() {
+            frames.clear();
+            return false;
         }
         let weight = Weight::of(frames.ends());
         let whole = (frames.bytes().len() >= CHUNK_FROM).then(|| Chunk::copy(frames, weight));
 
         let mut state = self.lock();
+        let offered = state.groups.iter().any(Option::is_some);
         let wake = state.append(frames, weight, whole, self.overflow);
         drop(state);
         wake_all(wake);
+        offered
     }
 
     /// Makes what gathers in the open chunk visible to readers.
@@ -215,16 +240,14 @@ impl Log {
         }
     }
 
-    /// Every group's account, all taken at one moment.
-    pub fn accounts(&self) -> Vec<Entry> {
+    /// Every account, all taken at one moment.
+    pub fn accounts(&self) -> Accounts {
         let state = self.lock();
         let groups = state.groups.iter().flatten();
-        groups.map(|group| state.entry(group)).collect()
-    }
-
-    /// The sums of the groups that are gone.
-    pub fn gone(&self) -> Account {
-        self.lock().gone
+        Accounts {
+            open: groups.map(|group| state.entry(group)).collect(),
+            gone: state.gone,
+        }
     }
 
     /// Bytes held in sealed chunks.
@@ -386,51 +409,73 @@ impl State {
     }
 
     /// The next claim of a member whose turn it is.
-    fn claim(&mut self, index: usize, member: u64) -> Option<Claim> {
+    fn claim(&mut self, index: usize, member: u64) -> Option<Claimed> {
         let group = self.group(index);
         if let Some((delta, total)) = group.tell() {
             group.hold(member, Hand::Notice { delta });
-            return Some(Claim::Lost { delta, total });
+            return Some(Claimed::Loss { delta, total });
         }
-        let share = group.share();
         let run = match group.returned.pop_front() {
             Some(run) => run,
-            None => self.advance(index, share)?,
+            None => self.advance(index)?,
         };
         let group = self.group(index);
-        let bytes = run.bytes(group.filter);
-        group.hold(member, Hand::Frames(run));
-        Some(Claim::Frames(bytes))
+        group.hold(member, Hand::Frames(run.clone()));
+        Some(Claimed::Run(run, group.filter))
     }
 
     /// Moves a group's cursor over its next frames and returns them.
-    fn advance(&mut self, index: usize, share: Share) -> Option<Run> {
+    fn advance(&mut self, index: usize) -> Option<Run> {
+        let number = self.next_match(index)?;
+        let group = self.groups[index].as_mut()?;
+        let held = self.chunks.get((number - self.first) as usize)?;
+        let run = Run::next(
+            &held.chunk,
+            number,
+            group.entry,
+            group.filter,
+            group.share(),
+        )?;
+        if run.to < held.chunk.len() {
+            group.entry = run.to;
+        } else {
+            self.pass(index);
+        }
+        Some(run)
+    }
+
+    /// The chunk that a group's cursor stands in, once it has passed those where nothing
+    /// matches: a filtered group must not hold the log for what it does not want.
+    fn next_match(&mut self, index: usize) -> Option<u64> {
         loop {
-            let group = self.groups[index].as_mut()?;
-            let held = self.chunks.get_mut((group.chunk - self.first) as usize)?;
-            let run = Run::next(&held.chunk, group.entry, group.filter, share);
-            match &run {
-                Some(run) if run.to < held.chunk.len() => group.entry = run.to,
-                _ => {
-                    group.chunk += 1;
-                    group.entry = 0;
-                    held.behind -= 1;
-                    self.trim();
-                }
+            let group = self.groups[index].as_ref()?;
+            let (number, entry, filter) = (group.chunk, group.entry, group.filter);
+            let held = self.chunks.get((number - self.first) as usize)?;
+            if held.chunk.weight_from(entry).of_filter(filter) > 0 {
+                return Some(number);
             }
-            if run.is_some() {
-                return run;
-            }
+            self.pass(index);
         }
     }
 
+    /// Moves a group's cursor to the start of the next chunk.
+    fn pass(&mut self, index: usize) {
+        let Some(group) = self.groups[index].as_mut() else {
+            return;
+        };
+        let passed = (group.chunk - self.first) as usize;
+        group.chunk += 1;
+        group.entry = 0;
+        if let Some(held) = self.chunks.get_mut(passed) {
+            held.behind -= 1;
+        }
+        self.trim();
+    }
+
     /// Whether a group has anything to claim.
-    fn has_next(&self, group: &Group) -> bool {
-        group.untold > 0
-            || !group.returned.is_empty()
-            || self
-                .ahead(group)
-                .any(|weight| weight.of_filter(group.filter) > 0)
+    fn has_next(&mut self, index: usize) -> bool {
+        let group = self.group(index);
+        group.untold > 0 || !group.returned.is_empty() || self.next_match(index).is_some()
     }
 
     /// What lies between a group's cursor and the end of the sealed chunks.
@@ -446,10 +491,8 @@ impl State {
     fn front_waiters(&mut self) -> Vec<Waker> {
         let mut wake = Vec::new();
         for index in 0..self.groups.len() {
-            let ready = self.groups[index]
-                .as_ref()
-                .is_some_and(|group| group.awaited() && self.has_next(group));
-            if ready {
+            let awaited = self.groups[index].as_ref().is_some_and(Group::awaited);
+            if awaited && self.has_next(index) {
                 wake.extend(self.group(index).front_waiter());
             }
         }
@@ -519,12 +562,12 @@ impl Member {
             state.group(self.group).wait(self.id, cx.waker());
             return Poll::Pending;
         }
-        if let Some(claim) = state.claim(self.group, self.id) {
+        if let Some(claimed) = state.claim(self.group, self.id) {
             state.group(self.group).stop_waiting(self.id);
             let wake = state.wake_next(self.group);
             drop(state);
             wake_all(wake);
-            return Poll::Ready(Some(claim));
+            return Poll::Ready(Some(claimed.into()));
         }
         if state.closed {
             state.group(self.group).stop_waiting(self.id);
@@ -582,7 +625,7 @@ impl State {
     /// Whose turn it is now in a group, if there is something to claim.
     fn wake_next(&mut self, index: usize) -> Option<Waker> {
         let group = self.groups[index].as_ref()?;
-        if group.awaited() && (self.closed || self.has_next(group)) {
+        if group.awaited() && (self.closed || self.has_next(index)) {
             return self.group(index).front_waiter();
         }
         None

@@ -404,12 +404,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         poll_fn(|cx| sending.socket.poll_written(cx, run)).await
     }
 
-    /// Sends a text message and flushes it. If this is dropped, the text follows with whatever
-    /// is written next.
-    pub async fn send_text(&mut self, text: &str) -> Result<(), Ended> {
+    /// Puts a text message on its way: it goes out with whatever this socket does next, and
+    /// nobody waits for it. What is said while the peer reads nothing is kept, so say no more
+    /// than a `send` or `next` has made room for.
+    pub fn say(&mut self, text: &str) {
         if self.ended.is_none() {
             self.engine.owe_text(text);
         }
+    }
+
+    /// Sends a text message and flushes it. If this is dropped, the text follows with whatever
+    /// is written next.
+    pub async fn send_text(&mut self, text: &str) -> Result<(), Ended> {
+        self.say(text);
         poll_fn(|cx| self.poll_written(cx, &[])).await
     }
 

@@ -49,11 +49,7 @@ where
                 Ok(Incoming::Frames { .. }) => {}
                 Err(ended) => break Some(ended),
             },
-            () = reports.due() => {
-                if let Err(ended) = socket.send_text(&reports.tell(link.account())).await {
-                    break Some(ended);
-                }
-            }
+            () = reports.due() => socket.say(&reports.tell(link.account())),
         }
     };
     let last_words = reports.tell(link.account());

@@ -49,17 +49,14 @@ where
             said = socket.next() => match said {
                 Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
                     Ok(Upstream::Leave {}) => break End::Left,
+                    Ok(Upstream::Written(said)) => reports.written(said),
                     Ok(_) => {}
                     Err(bad) => break End::Broken(protocol(&bad)),
                 },
                 Ok(Incoming::Frames { .. }) => {}
                 Err(ended) => break End::Broken(ended),
             },
-            () = reports.due() => {
-                if let Err(ended) = socket.send_text(&reports.tell(member.account())).await {
-                    break End::Broken(ended);
-                }
-            }
+            () = reports.due() => socket.say(&reports.tell(member.account())),
         }
     };
     // The group first: another member may claim while this socket says goodbye.
@@ -67,7 +64,7 @@ where
     let vacant = member.leave(taken);
     match end {
         End::Broken(ended) => {
-            debug!(peer, %ended, "firehose link ended");
+            debug!(peer, %ended, unconfirmed = reports.unconfirmed(), "firehose link ended");
             if let Some(close) = ended.answer() {
                 socket.close(close).await;
             }

@@ -1,7 +1,7 @@
 //! What a link tells its Traffic Controller about itself: how much it was sent, so that both
 //! ends can tell what was lost between them, even when one of them is killed.
 
-use proto::link::{Downstream, Report};
+use proto::link::{Downstream, Report, Written};
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
 use transport::clock::unix_ns;
@@ -14,6 +14,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Reports {
     epoch: u64,
     sent: u64,
+    written: u64,
     told: u64,
     ticks: Interval,
 }
@@ -26,6 +27,7 @@ impl Reports {
         Reports {
             epoch: unix_ns() as u64,
             sent: 0,
+            written: 0,
             told: 0,
             ticks,
         }
@@ -34,6 +36,19 @@ impl Reports {
     /// The link's socket took so many envelopes more.
     pub(super) fn sent(&mut self, envelopes: u64) {
         self.sent += envelopes;
+    }
+
+    /// The Traffic Controller says how much of it reached clients.
+    pub(super) fn written(&mut self, said: Written) {
+        if said.epoch == self.epoch {
+            self.written = said.written;
+        }
+    }
+
+    /// What was sent and, as far as we were told, not written to a client: at the end of a
+    /// link whose Traffic Controller was killed, the most that its clients can have lost there.
+    pub(super) fn unconfirmed(&self) -> u64 {
+        self.sent.saturating_sub(self.written)
     }
 
     /// Waits until there is something new to tell and it is time to. Cancel-safe.

@@ -169,6 +169,10 @@ where
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
+            // Worded as grpc-go does.
+            None if this.message.prefix_seen > 0 => {
+                return Poll::Ready(Some(Err(Status::internal("unexpected EOF"))));
+            }
             None => return Poll::Ready(None),
         };
         let Some(data) = frame.data_ref() else {

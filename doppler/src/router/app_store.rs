@@ -8,8 +8,8 @@
 //! the cap the fattest queue loses its oldest envelope, is charged with it, and its tails are
 //! told before their next envelope.
 
-use super::Subscription;
 use super::batch::Batch;
+use super::{Accounts, Subscription};
 use proto::link::HANDLE_BYTES;
 use proto::transcode::View;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -77,8 +77,8 @@ struct Queue {
     notices: u64,
     sent: u64,
     dropped: Dropped,
-    /// Unsubscribed; waits for its last envelopes to be settled.
-    ending: bool,
+    /// Whether it is among those whose turn will come.
+    in_turns: bool,
 }
 
 impl AppStore {
@@ -123,11 +123,16 @@ impl AppStore {
         let Some(places) = &tailed.0 else {
             return;
         };
+        let tailed = |(app, envelope)| places.get(app).map(|places| (places, envelope));
+        let mut wanted = batch.envelopes().filter_map(tailed).peekable();
+        if wanted.peek().is_none() {
+            return;
+        }
         let mut state = self.lock();
-        for (app, envelope) in batch.envelopes() {
-            for place in places.get(app).into_iter().flatten() {
-                state.offer(*place, envelope);
-            }
+        for (places, envelope) in wanted {
+            places
+                .iter()
+                .for_each(|place| state.offer(*place, envelope));
         }
         state.make_room();
         let wake = state.ready_links();
@@ -135,8 +140,8 @@ impl AppStore {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// Every tailed app's account, all taken at one moment.
-    pub fn accounts(&self) -> Vec<(Subscription, Account)> {
+    /// Every account, all taken at one moment.
+    pub fn accounts(&self) -> Accounts {
         let state = self.lock();
         let of_link = |queues: &Queues| {
             let peer = queues.peer.clone();
@@ -146,12 +151,10 @@ impl AppStore {
             };
             queues.queues.values().map(entry).collect::<Vec<_>>()
         };
-        state.links.values().flat_map(of_link).collect()
-    }
-
-    /// The sums of the tails that are gone.
-    pub fn gone(&self) -> Account {
-        self.lock().gone
+        Accounts {
+            open: state.links.values().flat_map(of_link).collect(),
+            gone: state.gone,
+        }
     }
 
     /// Ends the store: links drain what is there and then get `None`.
@@ -342,7 +345,7 @@ impl State {
         if self.closed {
             return queue.lost(Reason::Drain, 1);
         }
-        if queue.is_empty() {
+        if !std::mem::replace(&mut queue.in_turns, true) {
             link.turns.push_back(place.handle);
         }
         self.bytes += queue.push(place.handle, envelope);
@@ -399,23 +402,20 @@ impl State {
                 None => queue.sent += envelopes,
                 Some(reason) => queue.lost(reason, envelopes),
             }
-            if queue.ending {
-                self.gone += queues.remove(handle);
-            }
         }
     }
 
-    /// Ends a queue, at once or when what the link holds of it is settled; returns its app.
+    /// Ends a queue: what waits in it has no reader, and what the link holds of it may have
+    /// left in part. Returns its app.
     fn end(&mut self, link: u64, handle: u32) -> Option<Arc<str>> {
         let queues = self.links.get_mut(&link)?;
         let queue = queues.queues.get_mut(&handle)?;
         let app = queue.app.clone();
+        let held = std::mem::take(&mut queue.held);
+        queue.lost(Reason::CloseResidue, held);
         self.bytes -= queue.empty(Reason::NoMember);
-        queue.ending = true;
         queues.turns.retain(|turn| *turn != handle);
-        if queue.held == 0 {
-            self.gone += queues.remove(handle);
-        }
+        self.gone += queues.remove(handle);
         Some(app)
     }
 }
@@ -434,7 +434,10 @@ impl Queues {
 
     /// Takes frames in turns; returns them and how many bytes of the store they free.
     fn take(&mut self, now: impl Fn() -> i64) -> (Vec<u8>, usize) {
-        let (mut out, mut freed) = (Vec::new(), 0);
+        if self.turns.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let (mut out, mut freed) = (Vec::with_capacity(TAKE), 0);
         while out.len() < TAKE {
             let Some(handle) = self.turns.pop_front() else {
                 break;
@@ -447,7 +450,8 @@ impl Queues {
             if queue.held > before {
                 self.hand.push((handle, queue.held - before));
             }
-            if !queue.is_empty() {
+            queue.in_turns = !queue.is_empty();
+            if queue.in_turns {
                 self.turns.push_back(handle);
             }
         }
@@ -479,7 +483,7 @@ impl Queue {
             notices: 0,
             sent: 0,
             dropped: Dropped::default(),
-            ending: false,
+            in_turns: false,
         }
     }
 
@@ -490,10 +494,11 @@ impl Queue {
     /// Adds an envelope; returns what it costs the store.
     fn push(&mut self, handle: u32, envelope: &[u8]) -> usize {
         let payload = HANDLE_BYTES + envelope.len();
-        let mut frame = Vec::with_capacity(frame::MAX_HEADER + payload);
+        let mut frame = Vec::with_capacity(frame::header_bytes(payload) + payload);
         frame::write_header(payload, &mut frame);
         frame.extend_from_slice(&handle.to_be_bytes());
         frame.extend_from_slice(envelope);
+        // Filled to the byte: this copies nothing.
         let frame = frame.into_boxed_slice();
         let cost = cost(&frame);
         self.bytes += cost;

@@ -109,9 +109,9 @@ impl Chunk {
         self.ends.len()
     }
 
-    /// What it counts for against a cap: its frames and its index.
+    /// What it counts for against a cap: its frames, its index, and itself.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len() + size_of_val(&*self.ends)
+        self.bytes.len() + size_of_val(&*self.ends) + OVERHEAD
     }
 
     pub(super) fn weight_from(&self, entry: usize) -> Weight {
@@ -133,10 +133,16 @@ impl Chunk {
     }
 }
 
+/// What a chunk costs beside its frames and index: itself, its place in the log, the counts of
+/// its `Arc`, and what the allocator rounds up.
+pub(super) const OVERHEAD: usize = size_of::<Chunk>() + 64;
+
 /// Consecutive frames of a chunk, of which a reader takes those its filter matches.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     chunk: Arc<Chunk>,
+    /// The chunk's number.
+    number: u64,
     from: usize,
     /// The first frame behind the run.
     pub(super) to: usize,
@@ -147,6 +153,7 @@ impl Run {
     /// or `None` where none does.
     pub(super) fn next(
         chunk: &Arc<Chunk>,
+        number: u64,
         entry: usize,
         filter: Filter,
         share: Share,
@@ -165,9 +172,15 @@ impl Run {
         }
         (frames > 0).then(|| Run {
             chunk: chunk.clone(),
+            number,
             from: entry,
             to,
         })
+    }
+
+    /// Where in the log it stands, to put runs in order.
+    pub(super) fn position(&self) -> (u64, usize) {
+        (self.number, self.from)
     }
 
     /// How many frames a reader with `filter` takes from it.

@@ -156,7 +156,11 @@ impl Group {
             Some(Hand::Frames(run)) => {
                 let (started, rest) = run.split(taken, self.filter);
                 self.dropped(Reason::CloseResidue, started);
-                self.returned.extend(rest);
+                if let Some(rest) = rest {
+                    let behind = |run: &Run| run.position() < rest.position();
+                    let at = self.returned.partition_point(behind);
+                    self.returned.insert(at, rest);
+                }
             }
             // The notice is lost; what it told of is told to the next.
             Some(Hand::Notice { delta }) => {

@@ -37,7 +37,7 @@ fn log(cap: usize) -> Arc<Log> {
 }
 
 /// What one sealed frame of [`batch`] counts for.
-const FRAME: usize = 2 + 4 + 4;
+const FRAME: usize = 2 + 4 + 4 + chunk::OVERHEAD;
 
 #[test]
 fn differently_named_groups_each_get_everything() {
@@ -94,7 +94,7 @@ fn a_full_log_loses_its_oldest_chunk_and_tells_how_much() {
     );
     reader.sent();
     assert_eq!(claimed_ids(&mut reader), [2]);
-    let account = log.accounts()[0].account;
+    let account = log.accounts().open[0].account;
     assert_eq!((account.offered, account.notices, account.sent), (5, 1, 1));
     assert_eq!(
         (account.dropped[Reason::LogOverflow], account.queued),
@@ -114,7 +114,7 @@ fn a_filtered_reader_is_charged_only_with_what_it_asked_for() {
         try_claim(&mut reader),
         Some(Claim::Lost { delta: 2, total: 2 })
     );
-    assert_eq!(log.accounts()[0].account.offered, 2);
+    assert_eq!(log.accounts().open[0].account.offered, 2);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_new_group_starts_behind_what_gathers() {
     log.append(&mut batch(2..3));
     log.seal();
     assert_eq!(claimed_ids(&mut second), [2]);
-    assert_eq!(log.accounts()[1].account.offered, 1);
+    assert_eq!(log.accounts().open[1].account.offered, 1);
 }
 
 #[test]
@@ -144,7 +144,10 @@ fn unstarted_frames_of_a_leaving_member_go_to_the_next_and_started_ones_are_resi
     assert_eq!(try_claim(&mut b), Some(Claim::Lost { delta: 2, total: 2 }));
     b.sent();
     assert_eq!(claimed_ids(&mut b), [2]);
-    assert_eq!(log.accounts()[0].account.dropped[Reason::CloseResidue], 2);
+    assert_eq!(
+        log.accounts().open[0].account.dropped[Reason::CloseResidue],
+        2
+    );
 }
 
 #[test]
@@ -164,8 +167,8 @@ fn what_nobody_came_back_for_is_counted_when_its_group_ends() {
     let vacant = log.join("g", Filter::Everything).leave(0).unwrap();
     log.append(&mut batch(0..2));
     vacant.end(Reason::NoMember);
-    assert_eq!(log.gone().dropped[Reason::NoMember], 2);
-    assert_eq!(log.gone().imbalance(), 0);
+    assert_eq!(log.accounts().gone.dropped[Reason::NoMember], 2);
+    assert_eq!(log.accounts().gone.imbalance(), 0);
     assert!(!log.is_read() && log.bytes() == 0);
 }
 
@@ -182,6 +185,46 @@ fn a_chunk_that_everybody_passed_is_let_go() {
     assert!(log.bytes() > 0);
     claimed_ids(&mut b);
     assert_eq!(log.bytes(), 0);
+}
+
+#[test]
+fn a_filtered_group_that_waits_does_not_hold_the_log_for_what_it_does_not_want() {
+    let log = log(1 << 20);
+    let mut idle = log.join("idle", Filter::Metrics);
+    assert_eq!(try_claim(&mut idle), None);
+    for id in 0..50 {
+        log.append(&mut batch(2 * id..2 * id + 1));
+        log.seal();
+    }
+    assert_eq!(log.bytes(), 0);
+}
+
+#[test]
+fn what_several_leavers_return_is_claimed_in_its_order() {
+    let log = log(1 << 20);
+    let mut all: Vec<Member> = (0..3).map(|_| log.join("g", Filter::Everything)).collect();
+    log.append(&mut batch(0..128));
+    log.seal();
+    let mut stays = all.pop().unwrap();
+    let (mut a, mut b) = (all.remove(0), all.remove(0));
+    assert_eq!(claimed_ids(&mut a)[0], 0);
+    assert_eq!(claimed_ids(&mut b)[0], 64);
+    b.leave(0);
+    a.leave(0);
+    assert_eq!(claimed_ids(&mut stays)[0], 0);
+    stays.sent();
+    assert_eq!(claimed_ids(&mut stays)[0], 64);
+}
+
+#[test]
+fn a_chunk_keeps_no_more_memory_than_it_is_charged_for() {
+    let mut frames = batch(0..17);
+    frames.begin().extend_from_slice(&[7; 100]);
+    frames.end(true);
+    let (bytes, ends) = frames.take();
+    let size = bytes.len() + size_of_val(&*ends);
+    // A vector made from it would own its whole allocation.
+    assert_eq!(Vec::from(bytes).capacity() + size_of_val(&*ends), size);
 }
 
 #[test]
@@ -308,16 +351,16 @@ proptest! {
                 Step::Expire => vacant.drain(..).for_each(|v: Vacant| v.end(Reason::NoMember)),
                 _ => {}
             }
-            for entry in log.accounts() {
+            for entry in log.accounts().open {
                 prop_assert_eq!(entry.account.imbalance(), 0, "{:?}", entry);
             }
-            prop_assert_eq!(log.gone().imbalance(), 0);
+            prop_assert_eq!(log.accounts().gone.imbalance(), 0);
         }
         // Everybody goes: what was received and what was dropped is all that was offered.
         readers.clear();
         vacant.drain(..).for_each(|v| v.end(Reason::NoMember));
-        prop_assert!(log.accounts().is_empty());
-        let (mut all, mut count) = (log.gone(), 0);
+        prop_assert!(log.accounts().open.is_empty());
+        let (mut all, mut count) = (log.accounts().gone, 0);
         for ids in received.values_mut() {
             count += ids.len() as u64;
             ids.sort_unstable();

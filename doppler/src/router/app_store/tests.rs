@@ -37,7 +37,7 @@ fn account(store: &AppStore, app: &str) -> Account {
         Subscription::App { app: named, .. } if &*named == app => Some(account),
         _ => None,
     };
-    store.accounts().into_iter().find_map(is).unwrap()
+    store.accounts().open.into_iter().find_map(is).unwrap()
 }
 
 #[test]
@@ -96,6 +96,19 @@ fn a_full_store_costs_the_fattest_app_and_not_the_quiet_one() {
 }
 
 #[test]
+fn a_queue_that_was_emptied_by_eviction_gets_one_turn_at_a_time() {
+    let store = AppStore::new(2 * COST);
+    let mut link = store.link("tc");
+    link.subscribe(1, "a");
+    for _ in 0..100 {
+        store.offer(&batch("a", 3));
+    }
+    assert_eq!(store.lock().links.values().next().unwrap().turns.len(), 1);
+    assert!(try_take(&mut link).is_some());
+    assert_eq!(account(&store, "a").imbalance(), 0);
+}
+
+#[test]
 fn an_unsubscribed_app_ends_with_its_last_account() {
     let store = AppStore::new(1 << 20);
     let mut link = store.link("tc");
@@ -106,8 +119,8 @@ fn an_unsubscribed_app_ends_with_its_last_account() {
         panic!("no last account");
     };
     assert_eq!((account.offered, account.dropped[Reason::NoMember]), (3, 3));
-    assert_eq!(store.gone(), account);
-    assert!(store.accounts().is_empty() && store.tailed().0.is_none());
+    assert_eq!(store.accounts().gone, account);
+    assert!(store.accounts().open.is_empty() && store.tailed().0.is_none());
 }
 
 #[test]
@@ -119,7 +132,7 @@ fn what_a_broken_link_held_is_residue_and_what_waited_had_no_reader() {
     assert!(try_take(&mut link).is_some());
     store.offer(&batch("a", 3));
     drop(link);
-    let gone = store.gone();
+    let gone = store.accounts().gone;
     assert_eq!(gone.dropped[Reason::CloseResidue], 2);
     assert_eq!(gone.dropped[Reason::NoMember], 3);
     assert_eq!(store.lock().bytes, 0);
@@ -173,10 +186,10 @@ proptest! {
                     held[link] = false;
                 }
             }
-            for (whose, account) in store.accounts() {
+            for (whose, account) in store.accounts().open {
                 prop_assert_eq!(account.imbalance(), 0, "{:?}", whose);
             }
-            prop_assert_eq!(store.gone().imbalance(), 0);
+            prop_assert_eq!(store.accounts().gone.imbalance(), 0);
             prop_assert!(store.lock().bytes <= 60 * COST);
         }
         links.clear();
