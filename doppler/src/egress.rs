@@ -50,6 +50,10 @@ impl Egress {
             Ok(link) => link,
             Err((status, text)) => return refuse(status, text),
         };
+        if matches!(link, Link::Firehose(..)) && !self.router.has_room_for_a_group() {
+            let text = "this Doppler has as many firehose subscriptions as it can serve";
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+        }
         if !upgrade::offers(&request, link::PROTOCOL) {
             let text = format!("offer the WebSocket subprotocol {}", link::PROTOCOL);
             return refuse(StatusCode::BAD_REQUEST, text);

@@ -19,6 +19,10 @@ use transport::ledger::{Dropped, Reason};
 /// which grow when converted, cannot hold more than this at a time.
 const PUBLISH_AT: usize = 64 << 10;
 
+/// After so many bytes of a message others get their turn on this thread: a large one takes a
+/// while, and somebody's ping may be waiting.
+const YIELD_AT: usize = 256 << 10;
+
 /// One producer's way in.
 pub struct Door {
     router: Arc<Router>,
@@ -46,14 +50,22 @@ impl Door {
 
     /// Takes an `EnvelopeBatch` as it came. `Err` refuses the message as a whole; a bad
     /// envelope in a good batch is counted and skipped.
-    pub fn batch(&mut self, message: &[u8]) -> Result<(), Malformed> {
+    pub async fn batch(&mut self, message: &[u8]) -> Result<(), Malformed> {
         // The whole message first: half a batch is not published.
         split(message).try_for_each(|envelope| envelope.map(drop))?;
         let mut tally = Tally::default();
+        let mut worked = 0;
         for envelope in split(message) {
-            self.take(envelope?, &mut tally);
+            let envelope = envelope?;
+            self.take(envelope, &mut tally);
+            worked += envelope.len() + 1;
             if self.batch.bytes() >= PUBLISH_AT {
+                worked += self.batch.bytes();
                 self.router.publish(&mut self.batch);
+            }
+            if worked >= YIELD_AT {
+                worked = 0;
+                tokio::task::yield_now().await;
             }
         }
         self.finish(tally);

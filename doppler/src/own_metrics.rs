@@ -28,7 +28,7 @@ impl OwnMetrics {
     /// Encoded envelopes that say what happened since the last call.
     pub(crate) fn since(&mut self, totals: &Totals, now_ns: i64) -> Vec<Vec<u8>> {
         let counter = |told: &mut u64, name: &str, total: u64, direction: Option<&str>| {
-            let delta = total - *told;
+            let delta = total.saturating_sub(*told);
             *told = total;
             let message = Counter {
                 name: name.into(),

@@ -15,6 +15,9 @@ use std::sync::Arc;
 use transport::ledger::{Account, Reason};
 use transport::log::{Filter, Log, Member};
 
+/// Firehose groups at a time; a platform has some tens.
+const MAX_GROUPS: usize = 1_000;
+
 /// Joins the doors envelopes come in by to the readers they go to.
 pub struct Router {
     log: Arc<Log>,
@@ -43,6 +46,11 @@ impl Router {
         self.apps.offer(batch);
         batch.clear_apps();
         self.log.append(&mut batch.frames);
+    }
+
+    /// Whether there may be another firehose group: each costs every batch a little.
+    pub fn has_room_for_a_group(&self) -> bool {
+        self.log.groups() < MAX_GROUPS
     }
 
     /// Joins the firehose group of that subscription id and filter.

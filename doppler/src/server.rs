@@ -38,7 +38,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// HTTP/2 flow control windows of one stream and one connection, in bytes: what an agent may
 /// send before we read it.
 const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// Streams on one connection; today's agents open one or two.
 const MAX_STREAMS: u32 = 100;
@@ -225,7 +225,7 @@ impl Port {
     }
 
     async fn agent(self, stream: Stream) -> hyper::Result<()> {
-        let ingress = self.ingress;
+        let ingress = self.ingress.of_connection();
         let answer = service_fn(move |request| {
             let ingress = ingress.clone();
             async { Ok::<_, Infallible>(ingress.call(request).await) }

@@ -42,6 +42,12 @@ pub trait V1Sink {
     fn end(&mut self, log: bool, app: &[u8]);
 }
 
+/// The longest source id or instance id of an envelope, in bytes. Both are written twice on v1:
+/// without a limit a 10 MiB envelope could become one that no client takes.
+pub const MAX_ID_BYTES: usize = 4 << 10;
+
+const ID_TOO_LONG: Refused = Refused::TooLarge("a source or instance id of more than 4 KiB");
+
 /// A v2 envelope read in place: validated, not copied.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
@@ -120,6 +126,9 @@ impl<'a> View<'a> {
     /// Where this is `Ok`, [`to_v1`](View::to_v1) is.
     pub fn conversions(&self) -> Result<u32, Refused> {
         self.tags.within_limits()?;
+        if self.source_id.len().max(self.instance_id.len()) > MAX_ID_BYTES {
+            return Err(ID_TOO_LONG);
+        }
         match &self.message {
             Message::None => Err(NO_MESSAGE),
             Message::Log(_) | Message::Counter(_) => Ok(1),

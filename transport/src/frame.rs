@@ -17,6 +17,9 @@ const FINAL_BINARY: u8 = 0x82;
 /// byte message, which is what envelopes are. Other sizes move their payload once.
 const GUESS: usize = 4;
 
+/// What [`Frames::clear`] keeps, in bytes: two batches of 100 envelopes.
+const KEEP: usize = 128 << 10;
+
 /// Framed messages one after another, and where each ends.
 ///
 /// The unit that is routed, logged and written: see the crate `doppler`.
@@ -120,10 +123,12 @@ impl Frames {
         self.ends.push(End::new(self.bytes.len(), log));
     }
 
-    /// Forgets the frames and keeps the memory.
+    /// Forgets the frames and keeps the memory, but not what a rare large batch took.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.bytes.shrink_to(KEEP);
         self.ends.clear();
+        self.ends.shrink_to(KEEP / size_of::<End>());
     }
 
     /// Moves the frames of `other` behind these.
@@ -132,6 +137,7 @@ impl Frames {
         self.bytes.append(&mut other.bytes);
         self.ends
             .extend(other.ends.drain(..).map(|end| end.moved(base)));
+        other.clear();
     }
 
     /// Takes the frames out, in memory of just their size, and keeps nothing.

@@ -60,6 +60,9 @@ const REST: Duration = Duration::from_millis(100);
 /// Trouble in an accept loop is over when none came for this long; one line each way.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// TLS handshakes under way at a time when nothing else is said.
+pub const HANDSHAKES: usize = 1_024;
+
 /// The first bytes of an HTTP/2 connection, as far as they can be told from HTTP/1.1
 /// (RFC 9113 §3.4).
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -100,6 +103,9 @@ pub struct Acceptor {
     pub read_buffer: NonZeroUsize,
     /// The kernel's buffers.
     pub buffers: Buffers,
+    /// TLS handshakes under way at a time: each has memory, and nobody has shown a certificate
+    /// yet. Clones share them; [`HANDSHAKES`].
+    pub handshakes: Arc<Semaphore>,
 }
 
 /// How streams are opened.
@@ -125,6 +131,12 @@ pub enum AcceptError {
         peer: SocketAddr,
         /// What the system said.
         source: io::Error,
+    },
+    /// Too many peers are in their handshake.
+    #[error("refused {peer}: too many TLS handshakes under way")]
+    Busy {
+        /// Who connected.
+        peer: SocketAddr,
     },
     /// The peer was silent, or slow.
     #[error("{peer} did not finish the TLS handshake within {within:?}")]
@@ -361,6 +373,7 @@ impl Acceptor {
             handshake: HANDSHAKE,
             read_buffer: READ_BUFFER_BUSY,
             buffers: Buffers::default(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
         }
     }
 
@@ -372,6 +385,9 @@ impl Acceptor {
             .map_err(|source| AcceptError::Socket { peer, source })?;
         let Some(config) = &self.tls else {
             return Ok(Stream::Plain(tcp));
+        };
+        let Ok(_one_of_them) = self.handshakes.try_acquire() else {
+            return Err(AcceptError::Busy { peer });
         };
         let tcp = BufReader::with_capacity(self.read_buffer.get(), tcp);
         let handshake = TlsAcceptor::from(config.clone()).accept(tcp);

@@ -170,9 +170,14 @@ impl Log {
         })
     }
 
+    /// How many groups there are.
+    pub fn groups(&self) -> usize {
+        self.groups.load(Ordering::Acquire)
+    }
+
     /// Whether any group reads. A producer may skip its work while none does.
     pub fn is_read(&self) -> bool {
-        self.groups.load(Ordering::Acquire) > 0
+        self.groups() > 0
     }
 
     /// Offers `frames` to every group and empties it; returns whether there was one. Never
@@ -536,6 +541,9 @@ impl State {
             self.open_weight = Weight::default();
         }
         self.gone += group.account(0);
+        while self.groups.last().is_some_and(Option::is_none) {
+            self.groups.pop();
+        }
     }
 }
 
@@ -654,8 +662,10 @@ impl Vacant {
     /// Ends the group if nobody came back; what it had not read is lost for `reason`.
     pub fn end(self, reason: Reason) {
         let mut state = self.log.lock();
-        let same = state.groups[self.group]
-            .as_ref()
+        let same = state
+            .groups
+            .get(self.group)
+            .and_then(Option::as_ref)
             .is_some_and(|group| group.newest == self.newest && group.members() == 0);
         if same {
             state.remove(self.group, reason);

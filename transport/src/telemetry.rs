@@ -85,7 +85,12 @@ pub struct RecorderTaken;
 /// `filter` is a level (`info`) or `target=level` pairs (`info,doppler=debug`), the syntax of
 /// `tracing_subscriber::EnvFilter`; the environment is not read. Once per process.
 pub fn log_to_stderr(filter: &str, json: bool) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
+    // rustls warns of each alert a peer sends: a line that any stranger can have us write.
+    let quiet = match filter.contains("rustls") {
+        true => filter.to_owned(),
+        false => format!("{filter},rustls=error"),
+    };
+    let filter = EnvFilter::try_new(quiet).map_err(|source| LogError::Filter {
         filter: filter.into(),
         source,
     })?;

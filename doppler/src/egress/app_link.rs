@@ -3,13 +3,13 @@
 
 use super::protocol;
 use super::report::Reports;
-use crate::router::app_store::{Link, Taken};
+use crate::router::app_store::{Link, Refused, Taken};
 use proto::link::{self, Downstream, Upstream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 use transport::clock::unix_ns;
 use transport::frame;
-use transport::websocket::{Close, Incoming, Socket};
+use transport::websocket::{Close, Ended, Incoming, Socket};
 
 /// Writes what `link` takes, and follows the Traffic Controller's subscriptions, until one of
 /// them ends.
@@ -40,10 +40,17 @@ where
                 }
                 None => break None,
             },
-            said = socket.next() => match said {
+            said = socket.next(), if !link.has_ended() => match said {
                 Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
                     Ok(Upstream::Leave {}) => break None,
-                    Ok(message) => follow(&link, message),
+                    Ok(message) => {
+                        if let Err(refused) = follow(&link, message) {
+                            break Some(Ended::Protocol {
+                                code: 1008,
+                                reason: refused.to_string().into(),
+                            });
+                        }
+                    }
                     Err(bad) => break Some(protocol(&bad)),
                 },
                 Ok(Incoming::Frames { .. }) => {}
@@ -69,15 +76,16 @@ where
     }
 }
 
-fn follow(link: &Link, message: Upstream) {
+fn follow(link: &Link, message: Upstream) -> Result<(), Refused> {
     match message {
         Upstream::Subscribe(apps) => {
-            apps.iter()
-                .for_each(|(handle, app)| link.subscribe(*handle, app));
+            let mut apps = apps.iter();
+            apps.try_for_each(|(handle, app)| link.subscribe(*handle, app))
         }
         Upstream::Unsubscribe(handles) => {
             handles.iter().for_each(|handle| link.unsubscribe(*handle));
+            Ok(())
         }
-        Upstream::Leave {} | Upstream::Written(_) | Upstream::Unknown => {}
+        Upstream::Leave {} | Upstream::Written(_) | Upstream::Unknown => Ok(()),
     }
 }

@@ -39,6 +39,14 @@ enum Holds {
 }
 
 impl Ingress {
+    /// The same services for another connection.
+    pub fn of_connection(&self) -> Ingress {
+        Ingress {
+            budget: self.budget.of_connection(),
+            ..self.clone()
+        }
+    }
+
     /// Answers one request.
     pub async fn call(self, request: Request<Incoming>) -> Response<tonic::body::Body> {
         let path = request.uri().path().to_owned();
@@ -96,9 +104,9 @@ impl Taker {
         Door::new(self.0.router.clone(), self.0.metrics.clone())
     }
 
-    fn take(&self, door: &mut Door, message: &[u8]) -> Result<(), Status> {
+    async fn take(&self, door: &mut Door, message: &[u8]) -> Result<(), Status> {
         match self.1 {
-            Holds::Batch => door.batch(message).map_err(|_| self.malformed()),
+            Holds::Batch => door.batch(message).await.map_err(|_| self.malformed()),
             Holds::Envelope => {
                 door.envelope(message);
                 Ok(())
@@ -130,7 +138,7 @@ impl ClientStreamingService<Bytes> for Taker {
             let mut door = taker.door();
             let mut messages = request.into_inner();
             while let Some(message) = messages.next().await {
-                taker.take(&mut door, &taker.0.whole(message)?)?;
+                taker.take(&mut door, &taker.0.whole(message)?).await?;
             }
             Ok(tonic::Response::new(Bytes::new()))
         })
@@ -144,7 +152,7 @@ impl UnaryService<Bytes> for Taker {
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let taker = self.clone();
         Box::pin(async move {
-            taker.take(&mut taker.door(), request.get_ref())?;
+            taker.take(&mut taker.door(), request.get_ref()).await?;
             Ok(tonic::Response::new(Bytes::new()))
         })
     }

@@ -1,8 +1,12 @@
 //! How much of unfinished gRPC messages we hold.
 //!
 //! In comes a request body, out comes the same body, held back or ended where a message is too
-//! long, takes too long, or all half-received messages together are too many. Without this a
-//! client could open a hundred streams, announce 10 MiB on each and leave us holding 1 GiB.
+//! long, takes too long, or too much is half received. Without this a client could open a
+//! hundred streams, announce 10 MiB on each and leave us holding 1 GiB.
+//!
+//! A connection has an allowance of its own, which the batches of agents fit in: nobody else
+//! can use it up. Larger messages share one budget, a connection's streams taking turns at it,
+//! and have to come in at a rate.
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -18,36 +22,68 @@ use tonic::Status;
 /// The largest gRPC message taken (upstream's `MaxRecvMsgSize`).
 pub(super) const MAX_MESSAGE: usize = 10 << 20;
 
-/// Messages up to this size need no budget: as much lies in HTTP/2 windows anyway.
-const FREE: usize = 16 << 10;
+/// What one connection may have half received without asking the shared budget: two of the
+/// batches that agents send (100 envelopes with full tags).
+const ALLOWANCE: usize = 256 << 10;
 
-/// How long a message may take from its first byte to its last.
-const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a message may take from its first byte to its last: this, and as much again for
+/// each MiB. Waiting for budget is not counted.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A gRPC message is preceded by a flag byte and its length (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
 
-/// What all half-received messages of the process may take together, in KiB.
+/// What half-received messages may take: of one connection, and of all. Counted in KiB.
 #[derive(Clone)]
-pub struct Budget(Arc<Semaphore>);
+pub struct Budget {
+    shared: Arc<Semaphore>,
+    allowance: Arc<Semaphore>,
+    /// A connection's turn at the shared budget.
+    turn: Arc<Semaphore>,
+}
 
 impl Budget {
-    /// A budget of `bytes`, and never less than the largest message.
+    /// A shared budget of `bytes`, and never less than the largest message.
     pub fn new(bytes: usize) -> Budget {
-        Budget(Arc::new(Semaphore::new(
+        Budget::sharing(Arc::new(Semaphore::new(
             bytes.max(MAX_MESSAGE).div_ceil(1024),
         )))
     }
+
+    /// The budget of another connection.
+    pub fn of_connection(&self) -> Budget {
+        Budget::sharing(self.shared.clone())
+    }
+
+    fn sharing(shared: Arc<Semaphore>) -> Budget {
+        Budget {
+            shared,
+            allowance: Arc::new(Semaphore::new(ALLOWANCE / 1024)),
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    async fn take(self, bytes: usize) -> Result<Permits, AcquireError> {
+        let kib = bytes.div_ceil(1024) as u32; // at most MAX_MESSAGE
+        if bytes <= ALLOWANCE {
+            return Ok((self.allowance.acquire_many_owned(kib).await?, None));
+        }
+        let turn = self.turn.acquire_owned().await?;
+        Ok((self.shared.acquire_many_owned(kib).await?, Some(turn)))
+    }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+/// What a message holds until it is whole: budget, and for a large one its turn.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Permits, AcquireError>> + Send>>;
 
 /// A request body of gRPC messages, metered.
 pub(super) struct HalfReceived<B> {
     body: B,
     budget: Budget,
     message: Message,
-    permit: Option<OwnedSemaphorePermit>,
+    permits: Option<Permits>,
     /// Budget asked for, and the data that waits for it.
     waiting: Option<(Waiting, Bytes)>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -58,6 +94,7 @@ pub(super) struct HalfReceived<B> {
 struct Message {
     prefix: [u8; PREFIX],
     prefix_seen: usize,
+    length: usize,
     missing: usize,
 }
 
@@ -67,7 +104,7 @@ impl<B> HalfReceived<B> {
             body,
             budget,
             message: Message::default(),
-            permit: None,
+            permits: None,
             waiting: None,
             deadline: None,
         }
@@ -84,23 +121,19 @@ impl<B> HalfReceived<B> {
             bytes = &bytes[took..];
             rest = bytes.len();
             if self.message.is_complete() {
-                self.permit = None;
+                self.permits = None;
                 self.deadline = None;
                 began = None;
                 self.message = Message::default();
-            } else if self.message.missing > FREE && self.permit.is_none() {
-                began = Some(self.message.missing);
+            } else if self.message.length > 0 && self.permits.is_none() {
+                began = Some(self.message.length);
             }
         }
         if self.message.prefix_seen > 0 && self.deadline.is_none() {
-            self.deadline = Some(Box::pin(tokio::time::sleep(MESSAGE_DEADLINE)));
+            self.deadline = Some(self.message.deadline());
         }
-        Ok(began.map(|missing| self.ask(missing)))
-    }
-
-    fn ask(&self, bytes: usize) -> Waiting {
-        let kib = bytes.div_ceil(1024) as u32; // at most MAX_MESSAGE
-        Box::pin(self.budget.0.clone().acquire_many_owned(kib))
+        let budget = self.budget.clone();
+        Ok(began.map(|bytes| Box::pin(budget.take(bytes)) as Waiting))
     }
 }
 
@@ -113,9 +146,10 @@ impl Message {
             self.prefix_seen += took;
             if self.prefix_seen == PREFIX {
                 let [_, length @ ..] = self.prefix;
-                self.missing = u32::from_be_bytes(length) as usize;
-                if self.missing > MAX_MESSAGE {
-                    return Err(too_large(self.missing));
+                self.length = u32::from_be_bytes(length) as usize;
+                self.missing = self.length;
+                if self.length > MAX_MESSAGE {
+                    return Err(too_large(self.length));
                 }
             }
             return Ok(took);
@@ -123,6 +157,11 @@ impl Message {
         let took = bytes.len().min(self.missing);
         self.missing -= took;
         Ok(took)
+    }
+
+    fn deadline(&self) -> Pin<Box<Sleep>> {
+        let mib = self.length.div_ceil(1 << 20) as u32;
+        Box::pin(tokio::time::sleep(MESSAGE_DEADLINE * (1 + mib)))
     }
 
     fn is_complete(&self) -> bool {
@@ -151,19 +190,18 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         if let Some((waiting, data)) = &mut this.waiting {
-            let permit = ready!(waiting.as_mut().poll(cx));
+            let permits = ready!(waiting.as_mut().poll(cx));
             let data = std::mem::take(data);
-            this.permit = permit.ok(); // the budget is never closed
+            this.permits = permits.ok(); // the budget is never closed
             this.waiting = None;
-            // Waiting for us is not the sender's time.
-            this.deadline = Some(Box::pin(tokio::time::sleep(MESSAGE_DEADLINE)));
+            this.deadline = Some(this.message.deadline());
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(deadline) = &mut this.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Some(Err(Status::deadline_exceeded(
-                "a message was begun and not finished within 10 s",
+                "a message was begun and not finished within 1 s and 1 s per MiB",
             ))));
         }
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
@@ -231,21 +269,41 @@ mod tests {
         let mut first = body(vec![prefix(10 << 20)], &budget);
         let mut second = body(vec![prefix(10 << 20)], &budget);
         first.frame().await.unwrap().unwrap();
-        let held_back = tokio::time::timeout(Duration::from_secs(5), second.frame()).await;
+        let held_back = tokio::time::timeout(Duration::from_secs(1), second.frame()).await;
         assert!(held_back.is_err());
         drop(first);
         second.frame().await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_is_never_finished_ends_its_stream_after_ten_seconds() {
+    async fn a_connection_that_announces_much_holds_up_no_other_connections_batches() {
+        let budget = Budget::new(MAX_MESSAGE);
+        let attacker = budget.of_connection();
+        let mut streams: Vec<_> = (0..100)
+            .map(|_| body(vec![prefix(10 << 20), vec![0]], &attacker))
+            .collect();
+        let first = tokio::time::timeout(Duration::from_millis(1), streams[0].frame());
+        first.await.unwrap().unwrap().unwrap();
+        for stream in &mut streams[1..] {
+            let _ = tokio::time::timeout(Duration::from_millis(1), stream.frame()).await;
+        }
+        let batch = [prefix(100 << 10), vec![1; 50 << 10]].concat();
+        let mut honest = body(vec![batch, vec![1; 50 << 10]], &budget.of_connection());
+        let began = tokio::time::Instant::now();
+        honest.frame().await.unwrap().unwrap();
+        honest.frame().await.unwrap().unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_never_finished_ends_its_stream_in_time() {
         let mut body = body(vec![prefix(100), vec![1; 99]], &Budget::new(0));
         body.frame().await.unwrap().unwrap();
         body.frame().await.unwrap().unwrap();
         let began = tokio::time::Instant::now();
         let status = body.frame().await.unwrap().unwrap_err();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-        assert_eq!(began.elapsed(), MESSAGE_DEADLINE);
+        assert_eq!(began.elapsed(), 2 * MESSAGE_DEADLINE);
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,10 +325,11 @@ mod tests {
                 body.frame().await.unwrap().unwrap();
             }
             assert!(
-                body.message.prefix_seen == 0 && body.permit.is_none(),
+                body.message.prefix_seen == 0 && body.permits.is_none(),
                 "{size}"
             );
         }
-        assert_eq!(budget.0.available_permits(), MAX_MESSAGE / 1024);
+        assert_eq!(budget.shared.available_permits(), MAX_MESSAGE / 1024);
+        assert_eq!(budget.allowance.available_permits(), ALLOWANCE / 1024);
     }
 }

@@ -12,7 +12,7 @@ use super::batch::Batch;
 use super::{Accounts, Subscription};
 use proto::link::HANDLE_BYTES;
 use proto::transcode::View;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -25,6 +25,9 @@ const QUANTUM: usize = 4 << 10;
 
 /// What a link takes at a time: four TLS records.
 const TAKE: usize = 64 << 10;
+
+/// Apps that one link may tail: what one Traffic Controller is built to serve (design 12).
+const MAX_QUEUES: usize = 20_000;
 
 /// What a waiting envelope costs beside its bytes: its place in the queue.
 const PLACE: usize = size_of::<Box<[u8]>>();
@@ -57,11 +60,13 @@ struct Place {
 struct Queues {
     peer: Arc<str>,
     queues: HashMap<u32, Queue>,
+    /// The apps they are for.
+    apps: HashSet<Arc<str>>,
     /// Handles of queues that hold something, next to send first.
     turns: VecDeque<u32>,
     /// What the link has taken and not settled: handle and envelopes.
     hand: Vec<(u32, u64)>,
-    ended: Vec<(u32, Account)>,
+    ended: VecDeque<(u32, Account)>,
     waker: Option<Waker>,
 }
 
@@ -134,7 +139,6 @@ impl AppStore {
                 .iter()
                 .for_each(|place| state.offer(*place, envelope));
         }
-        state.make_room();
         let wake = state.ready_links();
         drop(state);
         wake.into_iter().for_each(Waker::wake);
@@ -208,6 +212,17 @@ pub struct Link {
     id: u64,
 }
 
+/// Why a link may not have a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It has as many as one Traffic Controller needs.
+    #[error("a link may tail 20,000 apps at a time")]
+    TooMany,
+    /// It has one for this app, or under this handle.
+    #[error("the app is tailed already, or the handle in use")]
+    Twice,
+}
+
 /// What a link is to write next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
@@ -218,14 +233,20 @@ pub enum Taken {
 }
 
 impl Link {
-    /// Starts a queue for `app`; its frames carry `handle`. A handle in use is left alone.
-    pub fn subscribe(&self, handle: u32, app: &str) {
+    /// Starts a queue for `app`; its frames carry `handle`.
+    ///
+    /// # Errors
+    /// [`Refused`] where the link must not have it: one queue per handle and per app.
+    pub fn subscribe(&self, handle: u32, app: &str) -> Result<(), Refused> {
         let mut state = self.store.lock();
         let Some(link) = state.links.get_mut(&self.id) else {
-            return;
+            return Ok(());
         };
-        if link.queues.contains_key(&handle) {
-            return;
+        if link.queues.len() >= MAX_QUEUES {
+            return Err(Refused::TooMany);
+        }
+        if link.queues.contains_key(&handle) || !link.apps.insert(app.into()) {
+            return Err(Refused::Twice);
         }
         link.queues.insert(handle, Queue::new(app.into()));
         drop(state);
@@ -235,6 +256,7 @@ impl Link {
         };
         self.store
             .retail(|tailed| tailed.entry(app.as_bytes().into()).or_default().push(place));
+        Ok(())
     }
 
     /// Ends the queue with that handle; what waits in it is lost as `no_member`.
@@ -268,7 +290,7 @@ impl Link {
         let Some(link) = state.links.get_mut(&self.id) else {
             return Poll::Ready(None);
         };
-        if let Some((handle, account)) = link.ended.pop() {
+        if let Some((handle, account)) = link.ended.pop_front() {
             return Poll::Ready(Some(Taken::Ended(handle, account)));
         }
         let (frames, freed) = link.take(now);
@@ -286,6 +308,14 @@ impl Link {
     /// The socket has taken the last frames.
     pub fn sent(&mut self) {
         self.store.lock().settle(self.id, None);
+    }
+
+    /// Whether last accounts of unsubscribed apps wait to be told. Until they are, a link
+    /// should not take further subscriptions: they would pile up.
+    pub fn has_ended(&self) -> bool {
+        let state = self.store.lock();
+        let link = state.links.get(&self.id);
+        link.is_some_and(|link| !link.ended.is_empty())
     }
 
     /// The sums of all this link's queues.
@@ -349,6 +379,7 @@ impl State {
             link.turns.push_back(place.handle);
         }
         self.bytes += queue.push(place.handle, envelope);
+        self.make_room();
     }
 
     /// Lets the fattest queue lose its oldest envelope until the cap holds.
@@ -425,9 +456,10 @@ impl Queues {
         Queues {
             peer,
             queues: HashMap::new(),
+            apps: HashSet::new(),
             turns: VecDeque::new(),
             hand: Vec::new(),
-            ended: Vec::new(),
+            ended: VecDeque::new(),
             waker: None,
         }
     }
@@ -459,12 +491,12 @@ impl Queues {
     }
 
     fn remove(&mut self, handle: u32) -> Account {
-        let account = self
-            .queues
-            .remove(&handle)
-            .map(|queue| queue.account())
-            .unwrap_or_default();
-        self.ended.push((handle, account));
+        let Some(queue) = self.queues.remove(&handle) else {
+            return Account::default();
+        };
+        self.apps.remove(&queue.app);
+        let account = queue.account();
+        self.ended.push_back((handle, account));
         account
     }
 }

@@ -3,6 +3,9 @@
 use proto::transcode::V1Sink;
 use transport::frame::Frames;
 
+/// What is kept of each buffer from batch to batch, in elements.
+const KEEP: usize = 16 << 10;
+
 /// Framed v1 envelopes and the app each belongs to. A door keeps one and refills it.
 #[derive(Default)]
 pub struct Batch {
@@ -38,9 +41,12 @@ impl Batch {
         })
     }
 
+    /// Forgets whose the envelopes are. What a rare large batch took is given back.
     pub(super) fn clear_apps(&mut self) {
         self.app_bytes.clear();
+        self.app_bytes.shrink_to(KEEP);
         self.app_ends.clear();
+        self.app_ends.shrink_to(KEEP);
     }
 
     fn belongs_to(&mut self, app: &[u8]) {

@@ -487,6 +487,25 @@ fn more_than_256_tags_are_too_many() {
 }
 
 #[test]
+fn an_id_of_more_than_4_kib_is_too_much() {
+    let conversions = |bytes: usize| {
+        let envelope = v2::Envelope {
+            source_id: "x".repeat(bytes),
+            message: Some(a_log()),
+            ..v2::Envelope::default()
+        };
+        View::parse(&envelope.encode_to_vec())
+            .unwrap()
+            .conversions()
+    };
+    assert_eq!(conversions(MAX_ID_BYTES), Ok(1));
+    let refused = Err(Refused::TooLarge(
+        "a source or instance id of more than 4 KiB",
+    ));
+    assert_eq!(conversions(MAX_ID_BYTES + 1), refused);
+}
+
+#[test]
 fn more_than_64_kib_of_tags_are_too_much_also_as_the_text_of_numbers() {
     let tag = |bytes: usize| Some(("key".to_owned(), "x".repeat(bytes)));
     // The entry has a key of 5 bytes, and 4 before the value.

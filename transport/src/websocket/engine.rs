@@ -322,7 +322,7 @@ mod tests {
             body.extend_from_slice(b"Protocol violation");
             assert_eq!(
                 engine.take(masked(0x88, &body)).unwrap(),
-                Heard::Close(Some(code), String::new())
+                Heard::Close(Some(code), "Protocol violation".to_owned())
             );
             assert!(engine.owed().is_empty());
         }

@@ -44,7 +44,7 @@ fn account(store: &AppStore, app: &str) -> Account {
 fn a_link_gets_the_apps_it_asked_for_and_no_other() {
     let store = AppStore::new(1 << 20);
     let mut link = store.link("tc");
-    link.subscribe(7, "a");
+    link.subscribe(7, "a").unwrap();
     store.offer(&batch("b", 3));
     store.offer(&batch("a", 2));
     assert_eq!(take_by_handle(&mut link), BTreeMap::from([(7, 2)]));
@@ -55,8 +55,8 @@ fn a_link_gets_the_apps_it_asked_for_and_no_other() {
 fn every_link_that_tails_an_app_gets_all_of_it() {
     let store = AppStore::new(1 << 20);
     let (mut one, mut two) = (store.link("one"), store.link("two"));
-    one.subscribe(1, "a");
-    two.subscribe(2, "a");
+    one.subscribe(1, "a").unwrap();
+    two.subscribe(2, "a").unwrap();
     store.offer(&batch("a", 5));
     assert_eq!(take_by_handle(&mut one), BTreeMap::from([(1, 5)]));
     assert_eq!(take_by_handle(&mut two), BTreeMap::from([(2, 5)]));
@@ -66,8 +66,8 @@ fn every_link_that_tails_an_app_gets_all_of_it() {
 fn a_loud_app_does_not_hold_up_a_quiet_one() {
     let store = AppStore::new(1 << 20);
     let mut link = store.link("tc");
-    link.subscribe(1, "loud");
-    link.subscribe(2, "quiet");
+    link.subscribe(1, "loud").unwrap();
+    link.subscribe(2, "quiet").unwrap();
     store.offer(&batch("loud", 5_000));
     store.offer(&batch("quiet", 1));
     assert_eq!(take_by_handle(&mut link).get(&2), Some(&1));
@@ -77,8 +77,8 @@ fn a_loud_app_does_not_hold_up_a_quiet_one() {
 fn a_full_store_costs_the_fattest_app_and_not_the_quiet_one() {
     let store = AppStore::new(1_000 * COST);
     let mut link = store.link("tc");
-    link.subscribe(1, "loud");
-    link.subscribe(2, "quiet");
+    link.subscribe(1, "loud").unwrap();
+    link.subscribe(2, "quiet").unwrap();
     store.offer(&batch("quiet", 100));
     store.offer(&batch("loud", 2_000));
     let (loud, quiet) = (account(&store, "loud"), account(&store, "quiet"));
@@ -96,10 +96,21 @@ fn a_full_store_costs_the_fattest_app_and_not_the_quiet_one() {
 }
 
 #[test]
+fn a_link_has_one_queue_for_an_app_and_may_have_another_once_that_ended() {
+    let store = AppStore::new(1 << 20);
+    let link = store.link("tc");
+    link.subscribe(1, "a").unwrap();
+    assert_eq!(link.subscribe(2, "a"), Err(Refused::Twice));
+    assert_eq!(link.subscribe(1, "b"), Err(Refused::Twice));
+    link.unsubscribe(1);
+    assert_eq!(link.subscribe(2, "a"), Ok(()));
+}
+
+#[test]
 fn a_queue_that_was_emptied_by_eviction_gets_one_turn_at_a_time() {
     let store = AppStore::new(2 * COST);
     let mut link = store.link("tc");
-    link.subscribe(1, "a");
+    link.subscribe(1, "a").unwrap();
     for _ in 0..100 {
         store.offer(&batch("a", 3));
     }
@@ -112,7 +123,7 @@ fn a_queue_that_was_emptied_by_eviction_gets_one_turn_at_a_time() {
 fn an_unsubscribed_app_ends_with_its_last_account() {
     let store = AppStore::new(1 << 20);
     let mut link = store.link("tc");
-    link.subscribe(1, "a");
+    link.subscribe(1, "a").unwrap();
     store.offer(&batch("a", 3));
     link.unsubscribe(1);
     let Some(Taken::Ended(1, account)) = try_take(&mut link) else {
@@ -127,7 +138,7 @@ fn an_unsubscribed_app_ends_with_its_last_account() {
 fn what_a_broken_link_held_is_residue_and_what_waited_had_no_reader() {
     let store = AppStore::new(1 << 20);
     let mut link = store.link("tc");
-    link.subscribe(1, "a");
+    link.subscribe(1, "a").unwrap();
     store.offer(&batch("a", 2));
     assert!(try_take(&mut link).is_some());
     store.offer(&batch("a", 3));
@@ -170,7 +181,9 @@ proptest! {
         let mut held = [false; 3];
         for (n, step) in steps.into_iter().enumerate() {
             match step {
-                Step::Subscribe { link, app } => links[link].subscribe(n as u32, &app.to_string()),
+                Step::Subscribe { link, app } => {
+                    let _ = links[link].subscribe(n as u32, &app.to_string());
+                }
                 Step::Unsubscribe { link, handle } => links[link].unsubscribe(handle),
                 Step::Offer { app, envelopes } => store.offer(&batch(&app.to_string(), envelopes)),
                 Step::Take(link) if !held[link] => {
