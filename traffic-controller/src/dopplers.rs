@@ -4,13 +4,18 @@
 //! full jitter under a cap of 2 s: a Doppler that comes back is read again within that.
 
 pub mod app_link;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod firehose_link;
+pub mod hop;
+
+pub use hop::Hop;
 
 use http::Request;
 use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
 use proto::link::PROTOCOL;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use transport::listener::{DialError, Dialer, Stream};
@@ -98,49 +103,9 @@ impl Doppler {
     }
 }
 
-/// What both ends of a link have counted: `sent = received + gap`.
-#[derive(Default)]
-pub struct Hop {
-    connected: AtomicBool,
-    /// Sums of the link's earlier lives, and the counts of this one.
-    sent: AtomicU64,
-    received: AtomicU64,
-    earlier: AtomicU64,
-}
-
-impl Hop {
-    fn opened(&self) {
-        self.connected.store(true, Ordering::Relaxed);
-    }
-
-    fn closed(&self) {
-        self.connected.store(false, Ordering::Relaxed);
-        self.earlier
-            .store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    fn received(&self, envelopes: u64) {
-        self.received.fetch_add(envelopes, Ordering::Relaxed);
-    }
-
-    /// The Doppler says how much it sent in this life of the link.
-    fn reported(&self, sent: u64) {
-        self.sent.store(
-            self.earlier.load(Ordering::Relaxed) + sent,
-            Ordering::Relaxed,
-        );
-    }
-
-    /// As shown to operators. `sent` is what the Doppler last reported: up to 100 ms old.
-    pub fn page(&self, doppler: &str) -> serde_json::Value {
-        serde_json::json!({
-            "doppler": doppler,
-            "connected": self.connected.load(Ordering::Relaxed),
-            "sent": self.sent.load(Ordering::Relaxed),
-            "received": self.received.load(Ordering::Relaxed),
-        })
-    }
-}
+/// How long a link is read on after it was told to leave, for what the Doppler had begun to send
+/// and its last count.
+pub(crate) const LEAVE: Duration = Duration::from_secs(1);
 
 /// All Dopplers.
 pub type Dopplers = Arc<[Arc<Doppler>]>;

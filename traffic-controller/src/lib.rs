@@ -13,6 +13,7 @@ pub mod config;
 pub mod dopplers;
 pub mod front;
 pub mod metrics;
+pub mod page;
 pub mod server;
 pub mod streams;
 pub mod topics;

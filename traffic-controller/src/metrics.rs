@@ -1,8 +1,7 @@
 //! Every number a Traffic Controller counts, by its Prometheus name. Sums of accounts are read
 //! from the accounts themselves, so that they cannot disagree with them.
 
-use crate::streams::Streams;
-use crate::topics::Topics;
+use crate::page::Ledger;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use transport::ledger::{Account, Reason};
 
@@ -13,12 +12,17 @@ pub struct Metrics {
     firehoses: Gauge,
     app_streams: Gauge,
     ingress: Counter,
+    gap: Counter,
     egress: [Counter; 2],
-    dropped: [[Counter; Reason::ALL.len()]; 2],
+    dropped: [[Counter; Reason::ALL.len()]; 3],
     imbalance: Gauge,
 }
 
+/// What clients read.
 const ENDPOINTS: [&str; 2] = ["firehose", "stream"];
+
+/// Where envelopes are lost: before clients, or between an app link and its topics.
+const LOSERS: [&str; 3] = ["firehose", "stream", "app_link"];
 
 impl Default for Metrics {
     fn default() -> Metrics {
@@ -38,6 +42,10 @@ impl Metrics {
         describe_counter!(
             "traffic_controller_ingress_envelopes_total",
             "Envelopes received from Dopplers"
+        );
+        describe_counter!(
+            "traffic_controller_link_gap_envelopes_total",
+            "Envelopes a Doppler reported as sent that did not arrive"
         );
         describe_counter!(
             "traffic_controller_egress_envelopes_total",
@@ -60,9 +68,10 @@ impl Metrics {
             firehoses: gauge!("traffic_controller_firehoses"),
             app_streams: gauge!("traffic_controller_app_streams"),
             ingress: counter!("traffic_controller_ingress_envelopes_total"),
+            gap: counter!("traffic_controller_link_gap_envelopes_total"),
             egress: ENDPOINTS
                 .map(|endpoint| counter!("traffic_controller_egress_envelopes_total", "endpoint" => endpoint)),
-            dropped: ENDPOINTS.map(|endpoint| {
+            dropped: LOSERS.map(|endpoint| {
                 Reason::ALL.map(|reason| {
                     counter!(
                         "traffic_controller_dropped_envelopes_total",
@@ -79,34 +88,27 @@ impl Metrics {
         gauge!("traffic_controller_access_control_disabled").set(f64::from(u8::from(!controlled)));
     }
 
-    /// Reads all accounts; returns the sums of firehoses and app streams. Called every second.
-    pub(crate) fn audit(&self, streams: &Streams, topics: &Topics) -> [Account; 2] {
-        let firehoses = streams.accounts();
-        let tails: Vec<Account> = topics
-            .accounts()
-            .into_iter()
-            .map(|(_, account)| account)
-            .collect();
-        self.firehoses.set(firehoses.len() as f64);
-        self.app_streams.set(tails.len() as f64);
-        let mut imbalance = 0;
-        let mut sum = |accounts: Vec<Account>, gone: Account| {
-            let mut sum = gone;
-            imbalance += gone.imbalance().unsigned_abs();
-            for account in accounts {
-                imbalance += account.imbalance().unsigned_abs();
-                sum += account;
-            }
-            sum
-        };
-        let sums = [sum(firehoses, streams.gone()), sum(tails, topics.gone())];
-        self.imbalance.set(imbalance as f64);
-        self.ingress
-            .absolute(sums.iter().map(|account| account.offered).sum());
-        for (n, account) in sums.iter().enumerate() {
-            self.egress[n].absolute(account.sent);
-            for (reason, counter) in Reason::ALL.into_iter().zip(&self.dropped[n]) {
-                counter.absolute(account.dropped[reason]);
+    /// Shows what the ledger says; returns the sums of firehoses and app streams.
+    pub(crate) fn audit(&self, ledger: &Ledger) -> [Account; 2] {
+        let read = ledger.read();
+        self.firehoses.set(read.firehoses.open.len() as f64);
+        self.app_streams.set(read.tails.open.len() as f64);
+        self.imbalance.set(read.imbalance() as f64);
+        let links = read.links();
+        self.ingress.absolute(links.received);
+        self.gap.absolute(links.gap);
+        let sums = read.sums();
+        for (counter, account) in self.egress.iter().zip(&sums) {
+            counter.absolute(account.sent);
+        }
+        let dropped = [
+            sums[0].dropped,
+            sums[1].dropped,
+            read.dropped_by_app_links(),
+        ];
+        for (counters, dropped) in self.dropped.iter().zip(dropped) {
+            for (reason, counter) in Reason::ALL.into_iter().zip(counters) {
+                counter.absolute(dropped[reason]);
             }
         }
         sums

@@ -5,21 +5,17 @@
 use crate::access::{Access, Tokens, TokensError};
 use crate::config::Config;
 use crate::dopplers::app_link::AppLink;
-use crate::dopplers::{Doppler, Dopplers, Hop, OPEN, RECEIVE_BUFFER};
-use crate::front::Front;
+use crate::dopplers::{Doppler, Dopplers, OPEN, RECEIVE_BUFFER};
+use crate::front::{Front, connection};
 use crate::metrics::Metrics;
+use crate::page::Ledger;
 use crate::streams::Streams;
 use crate::topics::Topics;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tracing::{debug, info, warn};
 use transport::listener::{
     self, Acceptor, BindError, Buffers, Dialer, PlainOutsideLoopback, READ_BUFFER_IDLE,
@@ -30,16 +26,6 @@ use transport::tls::{self, Roots, TlsError};
 
 /// The name in a Doppler's certificate, whatever its address (upstream's rule).
 const DOPPLER_NAME: &str = "doppler";
-
-/// How long a client has for TLS, and then for the head of its request (upstream's
-/// `ReadHeaderTimeout`).
-const HEAD: Duration = Duration::from_secs(2);
-
-/// The longest request head, in bytes. A token is 8 KiB at most.
-const MAX_HEAD: usize = 16 << 10;
-
-/// The most headers in a request.
-const MAX_HEADERS: usize = 64;
 
 /// Connections that are not streams yet, beyond those that are.
 const PENDING_CONNECTIONS: usize = 1_024;
@@ -149,17 +135,22 @@ pub async fn run(
         (Drain::new(), Drain::new(), Drain::new(), Drain::new());
     let ready = Readiness::new();
 
-    let mut hops = Vec::new();
+    let mut app_links = Vec::new();
     for doppler in dopplers.iter() {
         let (link, hop) = AppLink::new(doppler.clone(), topics.clone());
-        hops.push((doppler.address.clone(), hop));
+        app_links.push(hop);
         links.shutdown().spawn(link.run(links.shutdown()));
     }
+    let ledger = Arc::new(Ledger {
+        streams: streams.clone(),
+        topics: topics.clone(),
+        app_links,
+    });
     let front = Arc::new(Front {
         access,
         dopplers,
         topics: topics.clone(),
-        streams: streams.clone(),
+        streams,
         metrics: metrics.clone(),
         shutdown: clients.shutdown(),
     });
@@ -171,18 +162,18 @@ pub async fn run(
         let (front, acceptor, shutdown) = (front.clone(), acceptor.clone(), accepting.shutdown());
         let most = config.max_streams.saturating_add(PENDING_CONNECTIONS);
         accepting.shutdown().spawn(async move {
-            let serve = |tcp, peer| connection(acceptor.clone(), front.clone(), tcp, peer);
+            let serve = |tcp, peer| connection::serve(acceptor.clone(), front.clone(), tcp, peer);
             listener::serve(public, "public", most, &shutdown, serve).await;
         });
     }
     admin.shutdown().spawn({
-        let (streams, topics) = (streams.clone(), topics.clone());
-        let page = Box::new(move || subscriptions_page(&streams, &topics, &hops));
+        let ledger = ledger.clone();
+        let page = Box::new(move || ledger.page());
         let admin_page = Admin::new(telemetry, ready.clone()).page("/subscriptions", page);
         let shutdown = admin.shutdown();
         async move { admin_page.serve(listeners.admin, &shutdown).await }
     });
-    let audit = tokio::spawn(audit(metrics.clone(), streams.clone(), topics.clone()));
+    let audit = tokio::spawn(audit(metrics.clone(), ledger.clone()));
     ready.set(true);
 
     stop.await;
@@ -190,19 +181,21 @@ pub async fn run(
     info!("draining");
     ready.set(false);
     accepting.begin();
-    topics.close();
+    // As the data flows: the Dopplers are told, what they had begun to send goes to the clients,
+    // and then the clients are closed. Firehoses do the same, each for itself.
     clients.begin();
-    if let Err(undrained) = clients.wait(config.drain.mul_f32(0.75)).await {
-        warn!(%undrained, "clients were cut off");
-    }
     links.begin();
-    if let Err(undrained) = links.wait(config.drain.mul_f32(0.25)).await {
+    if let Err(undrained) = links.wait(config.drain.mul_f32(0.4)).await {
         debug!(%undrained, "app links were cut off");
+    }
+    topics.close();
+    if let Err(undrained) = clients.wait(config.drain.mul_f32(0.6)).await {
+        warn!(%undrained, "clients were cut off");
     }
     audit.abort();
     for (endpoint, account) in ["firehose", "stream"]
         .into_iter()
-        .zip(metrics.audit(&streams, &topics))
+        .zip(metrics.audit(&ledger))
     {
         info!(
             endpoint,
@@ -237,53 +230,10 @@ fn dopplers(config: &Config) -> Result<Dopplers, StartError> {
     Ok(config.router_addrs.iter().map(doppler).collect())
 }
 
-async fn connection(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: SocketAddr) {
-    let stream = match acceptor.accept(tcp, peer).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            return debug!(%peer, error = &error as &dyn std::error::Error, "not accepted");
-        }
-    };
-    let name = peer.to_string();
-    let answer = service_fn(move |request| {
-        let (front, name) = (front.clone(), name.clone());
-        async move { Ok::<_, Infallible>(front.answer(request, &name).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), answer)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        debug!(%peer, %error, "connection ended");
-    }
-}
-
-async fn audit(metrics: Arc<Metrics>, streams: Arc<Streams>, topics: Arc<Topics>) {
+async fn audit(metrics: Arc<Metrics>, ledger: Arc<Ledger>) {
     let mut every = tokio::time::interval(AUDIT);
     loop {
         every.tick().await;
-        metrics.audit(&streams, &topics);
+        metrics.audit(&ledger);
     }
-}
-
-/// The page `/subscriptions`: every client's account as it stands, what both ends of each link
-/// have counted, and the sums of those that ended.
-fn subscriptions_page(streams: &Streams, topics: &Topics, hops: &[(String, Arc<Hop>)]) -> String {
-    let mut subscriptions = streams.page();
-    let tails = topics.accounts().into_iter();
-    subscriptions.extend(tails.map(|(app, account)| json!({ "app": &*app, "account": account })));
-    let links: Vec<_> = hops
-        .iter()
-        .map(|(doppler, hop)| hop.page(doppler))
-        .collect();
-    json!({
-        "subscriptions": subscriptions,
-        "app_links": links,
-        "ended": { "firehose": streams.gone(), "stream": topics.gone() },
-    })
-    .to_string()
 }

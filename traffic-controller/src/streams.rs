@@ -1,6 +1,8 @@
 //! The client streams that are open: how many there may be, and each firehose client's account.
 
 use crate::dopplers::Hop;
+use crate::dopplers::hop::{self, Sums};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport::ledger::{Account, Reason};
@@ -15,26 +17,53 @@ pub struct Streams {
 struct State {
     open: usize,
     last: u64,
-    firehoses: BTreeMap<u64, Firehose>,
+    firehoses: BTreeMap<u64, Arc<Firehose>>,
     gone: Account,
+    links_gone: Sums,
 }
 
 struct Firehose {
     subscription: String,
     filter: &'static str,
     peer: String,
-    hops: Vec<(String, Arc<Hop>)>,
-    account: Account,
+    hops: Vec<Arc<Hop>>,
+    account: Mutex<Account>,
 }
 
 /// A stream's place among those that may be open. Dropping it gives it back.
 pub struct Seat(Arc<Streams>);
 
 /// A firehose client's account. `offered` is what was received from Dopplers, notices
-/// included; `sent` is what the client's socket took.
+/// included; `sent` is what the client's socket took; `queued` is the run in hand.
 pub struct Passage {
     streams: Arc<Streams>,
     id: u64,
+    firehose: Arc<Firehose>,
+}
+
+/// A firehose client as shown to operators.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// Its subscription id.
+    pub firehose: String,
+    /// Its `filter-type`.
+    pub filter: &'static str,
+    /// Its address.
+    pub client: String,
+    /// Its sums.
+    pub account: Account,
+    /// Its links, one to each Doppler.
+    pub links: Vec<hop::Page>,
+}
+
+/// All firehose clients' accounts, of the same moment: a client is in one place or the other.
+pub struct Accounts {
+    /// Those that are open.
+    pub open: Vec<Entry>,
+    /// The sums of those that are gone.
+    pub gone: Account,
+    /// The sums of their links.
+    pub links_gone: Sums,
 }
 
 impl Streams {
@@ -62,62 +91,36 @@ impl Streams {
         subscription: &str,
         filter: &'static str,
         peer: &str,
-        hops: Vec<(String, Arc<Hop>)>,
+        hops: Vec<Arc<Hop>>,
     ) -> Passage {
-        let mut state = self.lock();
-        state.last += 1;
-        let id = state.last;
-        let firehose = Firehose {
+        let firehose = Arc::new(Firehose {
             subscription: subscription.to_owned(),
             filter,
             peer: peer.to_owned(),
             hops,
-            account: Account::default(),
-        };
-        state.firehoses.insert(id, firehose);
+            account: Mutex::default(),
+        });
+        let mut state = self.lock();
+        state.last += 1;
+        let id = state.last;
+        state.firehoses.insert(id, firehose.clone());
+        drop(state);
         Passage {
             streams: self.clone(),
             id,
+            firehose,
         }
     }
 
-    /// Every firehose client's account, as JSON.
-    pub fn page(&self) -> Vec<serde_json::Value> {
+    /// Every firehose client's account, and the sums of those that are gone.
+    pub fn accounts(&self) -> Accounts {
         let state = self.lock();
-        let page = |firehose: &Firehose| {
-            let hops: Vec<_> = firehose
-                .hops
-                .iter()
-                .map(|(doppler, hop)| hop.page(doppler))
-                .collect();
-            serde_json::json!({
-                "firehose": firehose.subscription,
-                "filter": firehose.filter,
-                "client": firehose.peer,
-                "account": firehose.account,
-                "links": hops,
-            })
-        };
-        state.firehoses.values().map(page).collect()
-    }
-
-    /// All firehose clients' accounts.
-    pub fn accounts(&self) -> Vec<Account> {
-        self.lock()
-            .firehoses
-            .values()
-            .map(|firehose| firehose.account)
-            .collect()
-    }
-
-    /// The sums of firehose clients that are gone.
-    pub fn gone(&self) -> Account {
-        self.lock().gone
-    }
-
-    /// How many streams are open.
-    pub fn open(&self) -> usize {
-        self.lock().open
+        let open = state.firehoses.values();
+        Accounts {
+            open: open.map(|firehose| firehose.entry()).collect(),
+            gone: state.gone,
+            links_gone: state.links_gone,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,43 +134,114 @@ impl Drop for Seat {
     }
 }
 
+impl Firehose {
+    fn entry(&self) -> Entry {
+        Entry {
+            firehose: self.subscription.clone(),
+            filter: self.filter,
+            client: self.peer.clone(),
+            account: *self.account(),
+            links: self.hops.iter().map(|hop| hop.page()).collect(),
+        }
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Passage {
     /// A run came from a Doppler and is in hand.
     pub fn received(&self, envelopes: u64) {
-        self.change(|account| {
-            account.offered += envelopes;
-            account.queued += envelopes;
-        });
+        let mut account = self.firehose.account();
+        account.offered += envelopes;
+        account.queued = envelopes;
     }
 
     /// The client's socket took what was in hand.
     pub fn written(&self, envelopes: u64) {
-        self.change(|account| {
-            account.queued -= envelopes;
-            account.sent += envelopes;
-        });
+        let mut account = self.firehose.account();
+        account.sent += envelopes;
+        account.queued = 0;
     }
 
-    /// What was in hand did not reach the client.
-    pub fn dropped(&self, reason: Reason, envelopes: u64) {
-        self.change(|account| {
-            account.queued -= envelopes;
-            account.dropped.add(reason, envelopes);
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Account)) {
-        if let Some(firehose) = self.streams.lock().firehoses.get_mut(&self.id) {
-            change(&mut firehose.account);
-        }
+    /// Of what was in hand the client's socket took so many, and the others are lost.
+    pub fn cut_off(&self, written: u64, lost: u64, reason: Reason) {
+        let mut account = self.firehose.account();
+        account.sent += written;
+        account.dropped.add(reason, lost);
+        account.queued = 0;
     }
 }
 
 impl Drop for Passage {
+    /// What is still in hand may have left in part: it is lost with the connection.
     fn drop(&mut self) {
         let mut state = self.streams.lock();
-        if let Some(firehose) = state.firehoses.remove(&self.id) {
-            state.gone += firehose.account;
+        state.firehoses.remove(&self.id);
+        let mut account = self.firehose.account();
+        let in_hand = std::mem::take(&mut account.queued);
+        account.dropped.add(Reason::CloseResidue, in_hand);
+        state.gone += *account;
+        for hop in &self.firehose.hops {
+            hop.closed();
+            state.links_gone += hop.sums();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::link::Report;
+
+    fn passage(streams: &Arc<Streams>, hop: &Arc<Hop>) -> Passage {
+        streams.firehose("n", "everything", "peer", vec![hop.clone()])
+    }
+
+    #[test]
+    fn a_passage_that_forgets_to_settle_is_an_imbalance() {
+        let streams = Streams::new(1);
+        let passage = passage(&streams, &Arc::new(Hop::new("d")));
+        let imbalance = || streams.accounts().open[0].account.imbalance();
+        passage.received(3);
+        assert_eq!(imbalance(), 0);
+        passage.cut_off(2, 1, Reason::SlowConsumer);
+        assert_eq!(imbalance(), 0);
+        passage.received(3);
+        passage.received(2);
+        assert_eq!(imbalance(), 3);
+    }
+
+    #[test]
+    fn what_is_in_hand_when_a_passage_ends_and_what_its_links_missed_is_counted() {
+        let streams = Streams::new(1);
+        let hop = Arc::new(Hop::new("d"));
+        let passage = passage(&streams, &hop);
+        hop.opened();
+        hop.received(3);
+        passage.received(3);
+        hop.reported(Report {
+            epoch: 1,
+            sent: 5,
+            dropped: 0,
+            queued: 0,
+        });
+        drop(passage);
+
+        let accounts = streams.accounts();
+        assert!(accounts.open.is_empty());
+        assert_eq!(accounts.gone.dropped[Reason::CloseResidue], 3);
+        assert_eq!(accounts.gone.imbalance(), 0);
+        assert_eq!(accounts.links_gone.gap, 2);
+    }
+
+    #[test]
+    fn there_are_so_many_seats_and_no_more() {
+        let streams = Streams::new(1);
+        let seat = streams.seat();
+        assert!(seat.is_some() && streams.seat().is_none());
+        drop(seat);
+        assert!(streams.seat().is_some());
     }
 }

@@ -4,8 +4,8 @@
 //! to ask for, and puts envelopes into their topics. A slow tail is charged with what its
 //! topic had to let go, and costs the other tails nothing.
 
-use proto::link::{Handle, Upstream};
-use std::collections::HashMap;
+use proto::link::{Handle, MAX_HANDLES, Upstream};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -38,19 +38,35 @@ struct Topic {
     tails: usize,
 }
 
-/// What an app link has to say to its Doppler, and the topics it fills.
+/// What an app link has still to say to its Doppler. It collects only while the link is open.
 #[derive(Default)]
 pub struct Inbox {
-    changes: Mutex<Vec<Change>>,
+    waiting: Mutex<Waiting>,
     changed: Notify,
 }
 
-/// A topic that began or ended.
-pub enum Change {
-    /// Ask for this app's envelopes and put them into its topic.
-    Began(Handle, Arc<str>, Arc<Log>),
-    /// Ask for them no more.
-    Ended(Handle),
+#[derive(Default)]
+struct Waiting {
+    open: bool,
+    changes: Changes,
+}
+
+/// Topics that began or ended since the Doppler was last told. One that did both is not among
+/// them.
+#[derive(Default)]
+pub struct Changes {
+    /// Ask for these apps' envelopes and put them into their topics.
+    pub began: BTreeMap<Handle, (Arc<str>, Arc<Log>)>,
+    /// Ask for these no more.
+    pub ended: Vec<Handle>,
+}
+
+/// All tails' accounts, of the same moment: a tail is in one place or the other.
+pub struct Accounts {
+    /// Those that are open, each with its app.
+    pub open: Vec<(Arc<str>, Account)>,
+    /// The sums of those that are gone.
+    pub gone: Account,
 }
 
 impl Topics {
@@ -105,67 +121,73 @@ impl Topics {
         };
         state.topics.insert(handle, topic);
         for link in &state.links {
-            link.tell(Change::Began(handle, app.clone(), log.clone()));
+            link.began(handle, &app, &log);
         }
         handle
     }
 
-    /// Opens the inbox of an app link; it starts with every topic there is.
+    /// The inbox of an app link, closed as yet.
     pub fn link(&self) -> Arc<Inbox> {
-        let mut state = self.lock();
         let inbox = Arc::new(Inbox::default());
-        state.links.push(inbox.clone());
-        self.refill(&state, &inbox);
+        self.lock().links.push(inbox.clone());
         inbox
     }
 
-    /// Fills an inbox anew, for a link that starts over.
+    /// Opens an inbox for a link that starts over: it begins with every topic there is.
     pub fn renew(&self, inbox: &Inbox) {
-        self.refill(&self.lock(), inbox);
-    }
-
-    fn refill(&self, state: &State, inbox: &Inbox) {
+        let state = self.lock();
         let topics = state.topics.iter();
-        let all = topics
-            .map(|(handle, topic)| Change::Began(*handle, topic.app.clone(), topic.log.clone()));
-        *inbox.lock() = all.collect();
+        let all = topics.map(|(handle, topic)| (*handle, (topic.app.clone(), topic.log.clone())));
+        *inbox.lock() = Waiting {
+            open: true,
+            changes: Changes {
+                began: all.collect(),
+                ended: Vec::new(),
+            },
+        };
         inbox.changed.notify_one();
     }
 
-    /// Lets the fattest topics lose their oldest envelopes until the cap over all holds.
+    /// Over the cap, the fattest topics lose their oldest envelopes until a bit is free again.
     /// Called after each delivery, so that the cap is passed by one delivery at most.
     pub fn make_room(&self) {
-        while self.bytes.load(Ordering::Relaxed) > self.cap {
-            let state = self.lock();
-            let fattest = state.topics.values().max_by_key(|topic| topic.log.bytes());
-            let freed = fattest.map_or(0, |topic| topic.log.shed());
-            if freed == 0 {
+        if self.bytes.load(Ordering::Relaxed) <= self.cap {
+            return;
+        }
+        let goal = self.cap - self.cap / 64;
+        let state = self.lock();
+        let logs: Vec<&Log> = state.topics.values().map(|topic| &*topic.log).collect();
+        let mut fattest: BinaryHeap<(usize, usize)> = logs
+            .iter()
+            .enumerate()
+            .map(|(n, log)| (log.bytes(), n))
+            .collect();
+        while self.bytes.load(Ordering::Relaxed) > goal {
+            let Some((_, n)) = fattest.pop() else {
                 return;
+            };
+            if logs[n].shed() > 0 {
+                fattest.push((logs[n].bytes(), n));
             }
         }
     }
 
-    /// Every tail's app and account.
-    pub fn accounts(&self) -> Vec<(Arc<str>, Account)> {
+    /// Every tail's account, and the sums of those that are gone.
+    pub fn accounts(&self) -> Accounts {
         let state = self.lock();
-        let of_topic = |topic: &Topic| {
-            let entries = topic.log.accounts().into_iter();
-            entries
-                .map(|entry| (topic.app.clone(), entry.account))
-                .collect::<Vec<_>>()
+        let mut accounts = Accounts {
+            open: Vec::new(),
+            gone: state.gone,
         };
-        state.topics.values().flat_map(of_topic).collect()
-    }
-
-    /// The sums of the tails that are gone.
-    pub fn gone(&self) -> Account {
-        let state = self.lock();
-        let mut gone = state.gone;
-        state
-            .topics
-            .values()
-            .for_each(|topic| gone += topic.log.gone());
-        gone
+        for topic in state.topics.values() {
+            let of_topic = topic.log.accounts();
+            let open = of_topic.open.into_iter();
+            accounts
+                .open
+                .extend(open.map(|entry| (topic.app.clone(), entry.account)));
+            accounts.gone += of_topic.gone;
+        }
+        accounts
     }
 
     /// Ends all topics: tails drain what is there and then end.
@@ -186,10 +208,10 @@ impl Topics {
         }
         if let Some(topic) = state.topics.remove(&handle) {
             state.handles.remove(&topic.app);
-            state.gone += topic.log.gone();
+            state.gone += topic.log.accounts().gone;
         }
         for link in &state.links {
-            link.tell(Change::Ended(handle));
+            link.ended(handle);
         }
     }
 
@@ -200,9 +222,9 @@ impl Topics {
 
 impl Inbox {
     /// Waits for changes and takes them. Cancel-safe.
-    pub async fn changes(&self) -> Vec<Change> {
+    pub async fn changes(&self) -> Changes {
         loop {
-            let changes = std::mem::take(&mut *self.lock());
+            let changes = std::mem::take(&mut self.lock().changes);
             if !changes.is_empty() {
                 return changes;
             }
@@ -210,37 +232,50 @@ impl Inbox {
         }
     }
 
-    fn tell(&self, change: Change) {
-        self.lock().push(change);
-        self.changed.notify_one();
+    /// The link is over: nothing collects until [`Topics::renew`].
+    pub fn close(&self) {
+        *self.lock() = Waiting::default();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Change>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn began(&self, handle: Handle, app: &Arc<str>, log: &Arc<Log>) {
+        let mut waiting = self.lock();
+        if waiting.open {
+            let topic = (app.clone(), log.clone());
+            waiting.changes.began.insert(handle, topic);
+            self.changed.notify_one();
+        }
+    }
+
+    fn ended(&self, handle: Handle) {
+        let mut waiting = self.lock();
+        // A topic that the Doppler was not told of need not be taken back.
+        if waiting.open && waiting.changes.began.remove(&handle).is_none() {
+            waiting.changes.ended.push(handle);
+            self.changed.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The messages that carry changes to a Doppler, in an order that leaves it with what is
-/// wanted now: a handle is never asked for again once it ended.
-pub fn messages(changes: &[Change]) -> Vec<Upstream> {
-    let began = changes.iter().filter_map(|change| match change {
-        Change::Began(handle, app, _) => Some((*handle, app.to_string())),
-        Change::Ended(_) => None,
-    });
-    let ended: Vec<Handle> = changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Ended(handle) => Some(*handle),
-            Change::Began(..) => None,
-        })
-        .collect();
-    let mut messages = Upstream::subscribe(began);
-    messages.extend(
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.began.is_empty() && self.ended.is_empty()
+    }
+
+    /// The messages that carry these changes to a Doppler: first what ended, since an app may
+    /// have begun again under another handle, and a Doppler keeps one for each.
+    pub fn messages(&self) -> impl Iterator<Item = Upstream> + '_ {
+        let began = self.began.iter();
+        let subscribe =
+            Upstream::subscribe(began.map(|(handle, (app, _))| (*handle, app.to_string())));
+        let ended = self.ended.chunks(MAX_HANDLES);
         ended
-            .chunks(proto::link::MAX_HANDLES)
-            .map(|some| Upstream::Unsubscribe(some.into())),
-    );
-    messages
+            .map(|some| Upstream::Unsubscribe(some.into()))
+            .chain(subscribe)
+    }
 }
 
 /// One client's place in a topic. Dropping it leaves.
@@ -271,5 +306,102 @@ impl Drop for Tail {
     fn drop(&mut self) {
         drop(self.member.take());
         self.topics.leave(self.handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use transport::frame::Frames;
+
+    fn topics() -> Arc<Topics> {
+        Topics::new(1 << 20, 1 << 20)
+    }
+
+    fn frames(count: usize, size: usize) -> Frames {
+        let mut frames = Frames::new();
+        (0..count).for_each(|_| frames.push(&vec![7; size], false));
+        frames
+    }
+
+    /// The handles that began and ended.
+    fn taken(inbox: &Inbox) -> Option<(Vec<Handle>, Vec<Handle>)> {
+        let changes = inbox.changes().now_or_never()?;
+        Some((changes.began.into_keys().collect(), changes.ended))
+    }
+
+    #[test]
+    fn a_closed_inbox_collects_nothing_and_a_renewed_one_begins_with_what_there_is() {
+        let topics = topics();
+        let inbox = topics.link();
+        let one = topics.tail("a");
+        assert_eq!(taken(&inbox), None);
+
+        topics.renew(&inbox);
+        let two = topics.tail("b");
+        assert_eq!(taken(&inbox), Some((vec![1, 2], vec![])));
+
+        drop(one);
+        inbox.close();
+        drop(two);
+        assert_eq!(taken(&inbox), None);
+    }
+
+    #[test]
+    fn a_topic_that_ends_before_the_doppler_is_told_is_never_told() {
+        let topics = topics();
+        let inbox = topics.link();
+        let old = topics.tail("a");
+        topics.renew(&inbox);
+        assert_eq!(taken(&inbox), Some((vec![1], vec![])));
+        drop(topics.tail("b"));
+        assert_eq!(taken(&inbox), None);
+        drop(old);
+        assert_eq!(taken(&inbox), Some((vec![], vec![1])));
+    }
+
+    #[test]
+    fn a_tail_is_counted_once_wherever_it_stands() {
+        let topics = topics();
+        let tail = topics.tail("a");
+        let other = topics.tail("a");
+        let log = topics.lock().topics[&1].log.clone();
+        assert!(log.append(&mut frames(3, 10)));
+        let offered = || {
+            let accounts = topics.accounts();
+            let open: u64 = accounts
+                .open
+                .iter()
+                .map(|(_, account)| account.offered)
+                .sum();
+            open + accounts.gone.offered
+        };
+        assert_eq!(offered(), 6);
+        drop(tail);
+        assert_eq!(offered(), 6);
+        drop(other);
+        assert_eq!(offered(), 6);
+        assert_eq!(topics.accounts().gone.dropped[Reason::NoMember], 6);
+    }
+
+    #[test]
+    fn over_the_cap_the_fattest_topic_loses_and_the_others_do_not() {
+        let topics = Topics::new(64 << 10, 1 << 20);
+        let (_fat, _thin) = (topics.tail("fat"), topics.tail("thin"));
+        let log = |handle| topics.lock().topics[&handle].log.clone();
+        let append = |handle, frames: &mut Frames| {
+            log(handle).append(frames);
+            log(handle).seal();
+        };
+        append(2, &mut frames(1, 100));
+        (0..8).for_each(|_| append(1, &mut frames(1, 17 << 10)));
+
+        topics.make_room();
+
+        assert!(topics.bytes.load(Ordering::Relaxed) <= topics.cap - topics.cap / 64);
+        let lost = |handle| log(handle).accounts().open[0].account.dropped.total();
+        assert!(lost(1) > 0);
+        assert_eq!(lost(2), 0);
     }
 }

@@ -1,19 +1,25 @@
 //! The one link to a Doppler that carries all app tails: tells it which apps are wanted, and
 //! puts what comes into their topics.
+//!
+//! Reading never waits for writing: a Doppler that has much to send and a Traffic Controller
+//! that has much to ask for do not wait for each other.
 
-use super::{Doppler, Hop};
-use crate::topics::{Change, Inbox, Topics, messages};
+use super::hop::Delivered;
+use super::{Doppler, Hop, LEAVE};
+use crate::topics::{Changes, Inbox, Topics};
 use bytes::Bytes;
-use proto::link::{self, APPS_PATH, Downstream, Handle, Upstream};
-use std::collections::{HashMap, HashSet};
+use proto::link::{self, APPS_PATH, Downstream, HANDLE_BYTES, Handle, Upstream};
+use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use tracing::debug;
 use transport::backoff::Backoff;
 use transport::frame::{self, Frames};
+use transport::ledger::Reason;
 use transport::listener::Stream;
 use transport::log::Log;
 use transport::shutdown::Shutdown;
-use transport::websocket::{Close, Ended, Incoming, Socket};
+use transport::websocket::{Close, Incoming, Socket};
 
 /// The app link to one Doppler.
 pub struct AppLink {
@@ -21,29 +27,25 @@ pub struct AppLink {
     topics: Arc<Topics>,
     inbox: Arc<Inbox>,
     hop: Arc<Hop>,
-    /// The topics this link fills.
-    filling: HashMap<Handle, Arc<Log>>,
-    frames: Frames,
-    touched: HashSet<Handle>,
+    filling: Filling,
 }
 
 impl AppLink {
     /// A link that is not open yet, and what it will have counted.
     pub fn new(doppler: Arc<Doppler>, topics: Arc<Topics>) -> (AppLink, Arc<Hop>) {
-        let hop = Arc::new(Hop::default());
+        let hop = Arc::new(Hop::to_topics(&doppler.address));
         let link = AppLink {
             doppler,
             inbox: topics.link(),
             topics,
             hop: hop.clone(),
-            filling: HashMap::new(),
-            frames: Frames::new(),
-            touched: HashSet::new(),
+            filling: Filling::default(),
         };
         (link, hop)
     }
 
-    /// Keeps the link open until the shutdown begins.
+    /// Keeps the link open until the shutdown begins; then says so to the Doppler and reads
+    /// what it had begun to send.
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut backoff = Backoff::new(fastrand::Rng::new());
         while !shutdown.is_begun() {
@@ -54,9 +56,10 @@ impl AppLink {
             match opened {
                 Ok(socket) => {
                     self.hop.opened();
-                    self.filling.clear();
                     self.topics.renew(&self.inbox);
                     self.carry(socket, &shutdown, &mut backoff).await;
+                    self.inbox.close();
+                    self.filling.topics.clear();
                     self.hop.closed();
                 }
                 Err(error) => self.doppler.report(Some(&error)),
@@ -75,82 +78,191 @@ impl AppLink {
         shutdown: &Shutdown,
         backoff: &mut Backoff,
     ) {
+        let mut begun = pin!(shutdown.begun());
+        let mut overdue = pin!(async {
+            shutdown.begun().await;
+            tokio::time::sleep(LEAVE).await;
+        });
+        let mut leaving = false;
         let ended = loop {
             tokio::select! {
                 said = socket.next() => match said {
                     Ok(Incoming::Frames { run, count }) => {
                         backoff.reset();
-                        self.hop.received(count as u64);
-                        self.deliver(&run);
+                        self.hop.delivered(count as u64, self.filling.deliver(&run));
+                        self.topics.make_room();
                     }
                     Ok(Incoming::Text(text)) => self.note(&text),
                     Err(ended) => break ended,
                 },
-                changes = self.inbox.changes() => {
-                    if let Err(ended) = self.pass_on(&mut socket, changes).await {
-                        break ended;
-                    }
+                changes = self.inbox.changes() => self.pass_on(&mut socket, changes),
+                () = &mut begun, if !leaving => {
+                    leaving = true;
+                    socket.say(&Upstream::Leave {}.to_json());
                 }
-                () = shutdown.begun() => {
-                    // Best effort: the process is ending.
-                    if socket.send_text(&Upstream::Leave {}.to_json()).await.is_ok() {
-                        socket.close(Close::GOING_AWAY).await;
-                    }
-                    return;
-                }
+                () = &mut overdue => return socket.close(Close::GOING_AWAY).await,
             }
         };
         debug!(doppler = self.doppler.address, %ended, "app link ended");
-        if let Some(close) = ended.answer() {
-            socket.close(close).await;
-        }
+        socket.answer(&ended).await;
     }
 
-    async fn pass_on(
-        &mut self,
-        socket: &mut Socket<Stream>,
-        changes: Vec<Change>,
-    ) -> Result<(), Ended> {
-        for message in messages(&changes) {
-            socket.send_text(&message.to_json()).await?;
+    /// What is said here is kept until the Doppler takes it. It is bounded by the apps that are
+    /// tailed, and the changes of the 30 s after which a peer that takes nothing has stalled.
+    fn pass_on(&mut self, socket: &mut Socket<Stream>, changes: Changes) {
+        for message in changes.messages() {
+            socket.say(&message.to_json());
         }
-        for change in changes {
-            match change {
-                Change::Began(handle, _, log) => drop(self.filling.insert(handle, log)),
-                Change::Ended(handle) => drop(self.filling.remove(&handle)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a run of link frames into their topics. Envelopes of a topic that has just ended
-    /// have no reader any more.
-    fn deliver(&mut self, run: &Bytes) {
-        for message in frame::payloads(run) {
-            let Some((handle, envelope)) = link::split_handle(&message) else {
-                continue;
-            };
-            if let Some(log) = self.filling.get(&handle) {
-                self.frames.push(envelope, true);
-                log.append(&mut self.frames);
-                self.touched.insert(handle);
-            }
-        }
-        for handle in self.touched.drain() {
-            if let Some(log) = self.filling.get(&handle) {
-                log.seal();
-            }
-        }
-        self.topics.make_room();
+        self.filling.change(changes);
     }
 
     fn note(&self, text: &str) {
         match Downstream::parse(text) {
-            Ok(Downstream::Report(report)) => self.hop.reported(report.sent),
-            Ok(_) => {}
+            Ok(Downstream::Report(report)) => self.hop.reported(report),
+            Ok(Downstream::Ended(ended)) => self.hop.ended_there(ended.dropped),
+            Ok(Downstream::Unknown) => {}
             Err(bad) => {
                 debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
             }
         }
+    }
+}
+
+/// The topics a link fills.
+#[derive(Default)]
+struct Filling {
+    topics: HashMap<Handle, Arc<Log>>,
+    frames: Frames,
+}
+
+impl Filling {
+    fn change(&mut self, changes: Changes) {
+        for handle in changes.ended {
+            self.topics.remove(&handle);
+        }
+        let began = changes.began.into_iter();
+        self.topics
+            .extend(began.map(|(handle, (_, log))| (handle, log)));
+    }
+
+    /// Puts a run of link frames into their topics, all of one topic at a time; returns what
+    /// became of them.
+    fn deliver(&mut self, run: &Bytes) -> Delivered {
+        let mut delivered = Delivered::default();
+        let mut messages = Vec::new();
+        for message in frame::payloads(run) {
+            match link::split_handle(&message) {
+                Some((handle, _)) => messages.push((handle, message.slice(HANDLE_BYTES..))),
+                None => delivered.dropped.add(Reason::Malformed, 1),
+            }
+        }
+        // Stable: an app's envelopes keep their order.
+        messages.sort_by_key(|(handle, _)| *handle);
+        for of_app in messages.chunk_by(|(one, _), (other, _)| one == other) {
+            for (_, envelope) in of_app {
+                // Whether it is a log is not asked: tails read everything.
+                self.frames.push(envelope, false);
+            }
+            let count = self.frames.len() as u64;
+            let topic = self.topics.get(&of_app[0].0);
+            if topic.is_some_and(|log| log.append(&mut self.frames)) {
+                topic.into_iter().for_each(|log| log.seal());
+                delivered.appended += count;
+            } else {
+                delivered.dropped.add(Reason::NoMember, count);
+            }
+            self.frames.clear();
+        }
+        delivered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dopplers::fake::{Fake, frames, heard, report};
+    use crate::topics::Tail;
+    use transport::log::Claim;
+    use transport::shutdown::Drain;
+
+    fn run_of(messages: &[(Handle, &[u8])]) -> Bytes {
+        let mut frames = Frames::new();
+        for (handle, envelope) in messages {
+            frames.push(&[&handle.to_be_bytes(), *envelope].concat(), false);
+        }
+        frames.push(b"abc", false);
+        Bytes::copy_from_slice(frames.bytes())
+    }
+
+    async fn envelopes(tail: &mut Tail) -> Vec<Bytes> {
+        match tail.member().claim().await {
+            Some(Claim::Frames(run)) => frame::payloads(&run).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_is_sorted_into_its_topics_and_what_has_none_is_counted() {
+        let topics = Topics::new(1 << 20, 1 << 20);
+        let inbox = topics.link();
+        topics.renew(&inbox);
+        let (mut one, mut two, three) = (topics.tail("a"), topics.tail("b"), topics.tail("c"));
+        let mut filling = Filling::default();
+        filling.change(inbox.changes().await);
+        // The Doppler does not know yet.
+        drop(three);
+
+        let delivered = filling.deliver(&run_of(&[
+            (2, b"b1"),
+            (1, b"a1"),
+            (3, b"c1"),
+            (9, b"?"),
+            (2, b"b2"),
+        ]));
+
+        assert_eq!(delivered.appended, 3);
+        assert_eq!(
+            delivered.dropped.iter().collect::<Vec<_>>(),
+            [(Reason::NoMember, 2), (Reason::Malformed, 1)]
+        );
+        assert_eq!(envelopes(&mut one).await, ["a1"]);
+        assert_eq!(envelopes(&mut two).await, ["b1", "b2"]);
+    }
+
+    #[tokio::test]
+    async fn a_doppler_with_much_to_send_does_not_wait_for_one_with_much_to_ask() {
+        const APPS: usize = 40_000;
+        let (fake, doppler) = Fake::new().await;
+        let topics = Topics::new(1 << 20, 1 << 20);
+        let app = |n: usize| format!("{n:0>200}");
+        let _tails: Vec<Tail> = (0..APPS).map(|n| topics.tail(&app(n))).collect();
+        let (link, hop) = AppLink::new(doppler, topics.clone());
+        let drain = Drain::new();
+        let theirs = async {
+            let mut link = fake.link().await;
+            // More than the kernel keeps for the two, before a word is read.
+            let run = frames(64, &[&1u32.to_be_bytes()[..], &[0; 64 << 10]].concat());
+            for _ in 0..4 {
+                link.send(&run).await.unwrap();
+            }
+            let mut asked = 0;
+            while asked < APPS {
+                match heard(&mut link).await {
+                    Upstream::Subscribe(apps) => asked += apps.len(),
+                    other => panic!("{other:?}"),
+                }
+            }
+            drain.begin();
+            assert_eq!(heard(&mut link).await, Upstream::Leave {});
+            link.send_text(&report(256)).await.unwrap();
+            link.close(Close::NORMAL).await;
+        };
+        tokio::join!(link.run(drain.shutdown()), theirs);
+        let page = hop.page();
+        assert_eq!(
+            (page.sums.sent, page.sums.received, page.sums.gap),
+            (256, 256, 0)
+        );
+        assert_eq!(page.imbalance(), 0);
     }
 }

@@ -1,34 +1,37 @@
-//! One firehose client's link to one Doppler: frames come in as the Doppler wrote them and go
-//! out the same, never decoded.
+//! One firehose client's links to all Dopplers: frames come in as the Dopplers wrote them and
+//! go out the same, never decoded.
 //!
-//! Only one run is taken at a time: what the client does not take stays in the Doppler's log,
-//! so that loss has one address.
+//! Only one run is taken at a time: what the client does not take stays in the Dopplers' logs,
+//! so that loss has one address. A link that ends is opened again, until the client leaves;
+//! then each is read until its Doppler has said its last count.
 
-use super::{Doppler, Hop};
+use super::{Doppler, Hop, LEAVE, OpenError};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use proto::link::{Downstream, Upstream};
+use proto::link::{Downstream, Upstream, Written};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::debug;
 use transport::backoff::Backoff;
 use transport::listener::Stream;
 use transport::websocket::{Ended, Incoming, Socket};
 
-/// How long a link is read on after its client has gone, for the Doppler's last count.
-const LEAVE: Duration = Duration::from_secs(1);
+/// How often a Doppler is told how much of its stream reached the client, while that grows.
+const TELL: Duration = Duration::from_millis(100);
 
-/// Whole frames, back to back, and how many.
+/// Whole frames, back to back, of one Doppler.
 #[derive(Debug)]
 pub struct Run {
     /// The frames.
     pub frames: Bytes,
     /// How many.
     pub count: u64,
+    link: usize,
 }
 
 /// The links of one client to all Dopplers.
@@ -36,6 +39,8 @@ pub struct FirehoseLinks {
     links: Vec<FirehoseLink>,
     /// Who is asked first: whoever comes after the one that had something last.
     next: usize,
+    tell: Interval,
+    leaving: bool,
 }
 
 struct FirehoseLink {
@@ -44,11 +49,20 @@ struct FirehoseLink {
     hop: Arc<Hop>,
     backoff: Backoff,
     state: State,
+    leaving: bool,
+    /// Which life of the stream the Doppler counts; it says so in its first report.
+    epoch: Option<u64>,
+    /// What reached the client of this life, and how much of that the Doppler was told.
+    written: u64,
+    told: u64,
 }
 
 enum State {
-    Opening(BoxFuture<'static, Socket<Stream>>),
+    Opening(BoxFuture<'static, Result<Socket<Stream>, OpenError>>),
     Open(Box<Socket<Stream>>),
+    /// Says goodbye and waits its turn to open again.
+    Resting(BoxFuture<'static, ()>),
+    Left,
 }
 
 impl FirehoseLinks {
@@ -61,149 +75,278 @@ impl FirehoseLinks {
             .map(|doppler| FirehoseLink::new(doppler.clone(), path.clone()))
             .collect();
         let hops = links.iter().map(|link| link.hop.clone()).collect();
-        (FirehoseLinks { links, next: 0 }, hops)
+        let mut tell = tokio::time::interval(TELL);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let links = FirehoseLinks {
+            links,
+            next: 0,
+            tell,
+            leaving: false,
+        };
+        (links, hops)
     }
 
-    /// The next run of frames of any Doppler. Never ends; cancel-safe.
-    pub async fn next(&mut self) -> Run {
+    /// The next run of frames of any Doppler. `None` once all links are over, which they only
+    /// are after [`FirehoseLinks::leave`]. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Run> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Run> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Run>> {
+        let news = self.links.iter().any(FirehoseLink::has_news);
+        if news && self.tell.poll_tick(cx).is_ready() {
+            self.links.iter_mut().for_each(FirehoseLink::tell_written);
+        }
         let count = self.links.len();
+        let mut left = 0;
         for n in 0..count {
-            let n = (self.next + n) % count;
-            if let Poll::Ready(run) = self.links[n].poll_next(cx) {
-                self.next = n + 1;
-                return Poll::Ready(run);
+            let link = (self.next + n) % count;
+            match self.links[link].poll_next(cx) {
+                Poll::Ready(Some((frames, count))) => {
+                    self.next = link + 1;
+                    return Poll::Ready(Some(Run {
+                        frames,
+                        count,
+                        link,
+                    }));
+                }
+                Poll::Ready(None) => left += 1,
+                Poll::Pending => {}
             }
         }
-        Poll::Pending
+        match self.leaving && left == count {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
     }
 
-    /// Tells the Dopplers that the client has gone and reads what they had sent already;
-    /// returns how many envelopes that was, which are lost.
-    pub async fn leave(self) -> u64 {
-        let leaving = self.links.into_iter().map(FirehoseLink::leave);
-        futures::future::join_all(leaving).await.into_iter().sum()
+    /// The client has taken so many envelopes of that run.
+    pub fn written(&mut self, run: &Run, envelopes: u64) {
+        self.links[run.link].written += envelopes;
+    }
+
+    /// Tells the Dopplers that the client goes. What they had begun to send still comes.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        self.links.iter_mut().for_each(FirehoseLink::leave);
+    }
+
+    /// Leaves, and reads what the Dopplers had sent already, `LEAVE` at most; returns how many
+    /// envelopes that was, which are lost.
+    pub async fn run_out(mut self) -> u64 {
+        self.leave();
+        let mut late = 0;
+        let deadline = Instant::now() + LEAVE;
+        while let Ok(Some(run)) = tokio::time::timeout_at(deadline, self.next()).await {
+            late += run.count;
+        }
+        late
     }
 }
 
 impl FirehoseLink {
     fn new(doppler: Arc<Doppler>, path: Arc<str>) -> FirehoseLink {
-        let opening = open(
-            doppler.clone(),
-            path.clone(),
-            Backoff::new(fastrand::Rng::new()),
-        );
+        let hop = Arc::new(Hop::new(&doppler.address));
         FirehoseLink {
+            state: open(&doppler, &path),
             doppler,
             path,
-            hop: Arc::default(),
+            hop,
             backoff: Backoff::new(fastrand::Rng::new()),
-            state: State::Opening(opening),
+            leaving: false,
+            epoch: None,
+            written: 0,
+            told: 0,
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Run> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, u64)>> {
         loop {
             match &mut self.state {
-                State::Opening(opening) => {
-                    let socket = ready!(opening.poll_unpin(cx));
-                    self.hop.opened();
-                    self.state = State::Open(Box::new(socket));
-                }
+                State::Opening(opening) => match ready!(opening.poll_unpin(cx)) {
+                    Ok(socket) => self.opened(socket),
+                    Err(error) => {
+                        self.doppler.report(Some(&error));
+                        self.state = self.resting(None);
+                    }
+                },
                 State::Open(socket) => {
                     let said = ready!(pin!(socket.next()).poll(cx));
                     match said {
                         Ok(Incoming::Frames { run, count }) => {
                             self.backoff.reset();
                             self.hop.received(count as u64);
-                            return Poll::Ready(Run {
-                                frames: run,
-                                count: count as u64,
-                            });
+                            return Poll::Ready(Some((run, count as u64)));
                         }
-                        Ok(Incoming::Text(text)) => note(&self.hop, &text),
-                        Err(ended) => self.reopen(&ended),
+                        Ok(Incoming::Text(text)) => self.note(&text),
+                        Err(ended) => self.ended(ended),
                     }
                 }
+                State::Resting(resting) => {
+                    ready!(resting.poll_unpin(cx));
+                    self.state = match self.leaving {
+                        true => State::Left,
+                        false => open(&self.doppler, &self.path),
+                    };
+                }
+                State::Left => return Poll::Ready(None),
             }
         }
     }
 
-    fn reopen(&mut self, ended: &Ended) {
-        debug!(doppler = self.doppler.address, %ended, "firehose link ended; opening it again");
-        self.hop.closed();
-        // A Doppler that accepts and hangs up is waited for like one that does not accept.
-        let (doppler, path, mut backoff) = (
-            self.doppler.clone(),
-            self.path.clone(),
-            self.backoff.clone(),
-        );
-        let wait = self.backoff.next_wait();
-        backoff.next_wait();
-        self.state = State::Opening(
-            async move {
-                tokio::time::sleep(wait).await;
-                open(doppler, path, backoff).await
-            }
-            .boxed(),
-        );
+    fn opened(&mut self, mut socket: Socket<Stream>) {
+        self.hop.opened();
+        (self.epoch, self.written, self.told) = (None, 0, 0);
+        if self.leaving {
+            // It may have begun to send already: what is on its way is counted.
+            socket.say(&Upstream::Leave {}.to_json());
+        }
+        self.state = State::Open(Box::new(socket));
     }
 
-    async fn leave(self) -> u64 {
-        let State::Open(mut socket) = self.state else {
-            return 0;
+    fn ended(&mut self, ended: Ended) {
+        debug!(doppler = self.doppler.address, %ended, "firehose link ended");
+        self.hop.closed();
+        self.epoch = None;
+        if let State::Open(socket) = std::mem::replace(&mut self.state, State::Left) {
+            self.state = self.resting(Some((*socket, ended)));
+        }
+    }
+
+    /// A Doppler that accepts and hangs up is waited for like one that does not accept.
+    fn resting(&mut self, goodbye: Option<(Socket<Stream>, Ended)>) -> State {
+        let wait = match self.leaving {
+            true => Duration::ZERO,
+            false => self.backoff.next_wait(),
         };
-        let mut late = 0;
         let goodbye = async {
-            socket.send_text(&Upstream::Leave {}.to_json()).await?;
-            loop {
-                match socket.next().await? {
-                    Incoming::Frames { count, .. } => {
-                        late += count as u64;
-                        self.hop.received(count as u64);
-                    }
-                    Incoming::Text(text) => note(&self.hop, &text),
-                }
+            if let Some((socket, ended)) = goodbye {
+                socket.answer(&ended).await;
             }
         };
-        let ended: Result<Result<(), Ended>, _> = tokio::time::timeout(LEAVE, goodbye).await;
-        self.hop.closed();
-        if let Ok(Err(ended)) = ended
-            && let Some(close) = ended.answer()
-        {
-            socket.close(close).await;
+        let resting = async move { tokio::join!(goodbye, tokio::time::sleep(wait)) };
+        State::Resting(resting.map(drop).boxed())
+    }
+
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.leaving, true) {
+            return;
         }
-        late
+        self.tell_written();
+        match &mut self.state {
+            State::Open(socket) => socket.say(&Upstream::Leave {}.to_json()),
+            State::Resting(_) => self.state = State::Left,
+            State::Opening(_) | State::Left => {}
+        }
     }
-}
 
-fn note(hop: &Hop, text: &str) {
-    match Downstream::parse(text) {
-        Ok(Downstream::Report(report)) => hop.reported(report.sent),
-        Ok(_) => {}
-        Err(bad) => debug!(%bad, "a Doppler said something else"),
+    fn has_news(&self) -> bool {
+        self.epoch.is_some() && self.told < self.written
     }
-}
 
-/// Opens a link, however long it takes.
-fn open(
-    doppler: Arc<Doppler>,
-    path: Arc<str>,
-    mut backoff: Backoff,
-) -> BoxFuture<'static, Socket<Stream>> {
-    async move {
-        loop {
-            match doppler.open(&path).await {
-                Ok(socket) => return socket,
-                Err(error) => {
-                    doppler.report(Some(&error));
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
+    fn tell_written(&mut self) {
+        if let (State::Open(socket), Some(epoch)) = (&mut self.state, self.epoch)
+            && self.told < self.written
+        {
+            self.told = self.written;
+            let written = self.written;
+            socket.say(&Upstream::Written(Written { epoch, written }).to_json());
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        match Downstream::parse(text) {
+            Ok(Downstream::Report(report)) => {
+                self.epoch = Some(report.epoch);
+                self.hop.reported(report);
+            }
+            // A firehose link has no handles.
+            Ok(Downstream::Ended(_) | Downstream::Unknown) => {}
+            Err(bad) => {
+                debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
             }
         }
     }
-    .boxed()
+}
+
+fn open(doppler: &Arc<Doppler>, path: &Arc<str>) -> State {
+    let (doppler, path) = (doppler.clone(), path.clone());
+    State::Opening(async move { doppler.open(&path).await }.boxed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dopplers::fake::{Fake, frames, heard, report};
+    use transport::websocket::Close;
+
+    #[tokio::test]
+    async fn a_doppler_is_told_how_much_of_its_stream_reached_the_client() {
+        let (fake, doppler) = Fake::new().await;
+        let (mut links, _) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        let theirs = async {
+            let mut link = fake.link().await;
+            link.send(&frames(3, b"x")).await.unwrap();
+            link.send_text(&report(3)).await.unwrap();
+            heard(&mut link).await
+        };
+        let ours = async {
+            while let Some(run) = links.next().await {
+                links.written(&run, run.count);
+            }
+        };
+        let told = tokio::select! {
+            told = theirs => told,
+            () = ours => panic!("a link is opened again for as long as its client is there"),
+        };
+        let written = Written {
+            epoch: 7,
+            written: 3,
+        };
+        assert_eq!(told, Upstream::Written(written));
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_on_a_link_that_opens_while_its_client_leaves_is_counted() {
+        let (fake, doppler) = Fake::new().await;
+        let (mut links, hops) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        // The client leaves with the request on its way.
+        assert!(links.next().now_or_never().is_none());
+        let theirs = async {
+            let mut link = fake.link().await;
+            link.send(&frames(3, b"x")).await.unwrap();
+            assert_eq!(heard(&mut link).await, Upstream::Leave {});
+            link.send(&frames(2, b"x")).await.unwrap();
+            link.send_text(&report(5)).await.unwrap();
+            link.close(Close::NORMAL).await;
+        };
+        let (late, ()) = tokio::join!(links.run_out(), theirs);
+        assert_eq!(late, 5);
+        let sums = hops[0].sums();
+        assert_eq!((sums.sent, sums.received, sums.gap), (5, 5, 0));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_ends_is_opened_again_and_the_gap_remembered() {
+        let (fake, doppler) = Fake::new().await;
+        let (mut links, hops) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        let theirs = async {
+            let mut link = fake.link().await;
+            link.send(&frames(3, b"x")).await.unwrap();
+            link.send_text(&report(4)).await.unwrap();
+            link.close(Close::GOING_AWAY).await;
+            let mut link = fake.link().await;
+            link.send(&frames(2, b"x")).await.unwrap();
+            link
+        };
+        let ours = async {
+            let mut count = 0;
+            while count < 5 {
+                count += links.next().await.unwrap().count;
+            }
+        };
+        let (_link, ()) = tokio::join!(theirs, ours);
+        let sums = hops[0].sums();
+        assert_eq!((sums.received, sums.gap), (5, 1));
+    }
 }

@@ -1,14 +1,19 @@
 //! One firehose client: what its links to all Dopplers bring, one run at a time.
 
 use super::Front;
+use crate::dopplers::LEAVE;
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
+use crate::streams::Passage;
 use proto::request::Filter;
+use std::pin::{Pin, pin};
 use tracing::{debug, warn};
+use transport::frame;
 use transport::ledger::Reason;
 use transport::listener::Stream;
 use transport::websocket::{Close, Ended, Socket};
 
-/// Writes to `socket` until the client leaves or the process drains.
+/// Writes to `socket` until the client leaves, or the process drains and the Dopplers have sent
+/// what they had begun to.
 pub(super) async fn run(
     front: &Front,
     subscription: &str,
@@ -18,44 +23,260 @@ pub(super) async fn run(
     peer: &str,
 ) {
     let (mut links, hops) = FirehoseLinks::new(&front.dopplers, path);
-    let names = front.dopplers.iter().map(|doppler| doppler.address.clone());
-    let hops = names.zip(hops).collect();
     let passage = front
         .streams
         .firehose(subscription, filter.name(), peer, hops);
-    let ended = loop {
+    let mut draining = pin!(front.shutdown.begun());
+    let mut leaving = false;
+    let mut overdue = pin!(async {
+        front.shutdown.begun().await;
+        tokio::time::sleep(LEAVE).await;
+    });
+    let end = loop {
         tokio::select! {
-            Run { frames, count } = links.next() => {
-                passage.received(count);
-                if let Err(ended) = socket.send(&frames).await {
-                    let reason = match ended {
-                        Ended::Stalled => Reason::SlowConsumer,
-                        _ => Reason::CloseResidue,
-                    };
-                    passage.dropped(reason, count);
-                    break Some(ended);
+            run = links.next() => match run {
+                Some(run) => {
+                    passage.received(run.count);
+                    match pass_on(&run, &mut socket, &passage, overdue.as_mut()).await {
+                        Ok(()) => links.written(&run, run.count),
+                        Err(end) => break end,
+                    }
                 }
-                passage.written(count);
+                None => break End::Drained,
+            },
+            ended = socket.ended() => break End::Client(ended),
+            () = &mut draining, if !leaving => {
+                leaving = true;
+                links.leave();
             }
-            ended = socket.ended() => break Some(ended),
-            () = front.shutdown.begun() => break None,
+            () = &mut overdue => break End::Drained,
         }
     };
-    if let Some(Ended::Stalled) = ended {
+    if let End::Client(Ended::Stalled) = end {
         front.metrics.slow_consumers.increment(1);
         warn!(peer, subscription, "slow consumer: closing with 1000");
     }
     // Both at once: the client need not wait for the Dopplers' last counts, nor they for it.
     let close = async {
-        match ended
-            .as_ref()
-            .map_or(Some(Close::GOING_AWAY), Ended::answer)
-        {
+        match end.answer() {
             Some(close) => socket.close(close).await,
             None => debug!(peer, "the client is gone"),
         }
     };
-    let (late, ()) = tokio::join!(links.leave(), close);
+    let (late, ()) = tokio::join!(links.run_out(), close);
     passage.received(late);
-    passage.dropped(Reason::CloseResidue, late);
+    passage.cut_off(0, late, end.reason());
+}
+
+/// Why a stream is over.
+enum End {
+    /// The client left, or did not keep up.
+    Client(Ended),
+    /// The process drains: all is written, or the time for it is over.
+    Drained,
+}
+
+impl End {
+    /// Why what has not reached the client is lost.
+    fn reason(&self) -> Reason {
+        match self {
+            End::Client(Ended::Stalled) => Reason::SlowConsumer,
+            End::Client(_) => Reason::CloseResidue,
+            End::Drained => Reason::Drain,
+        }
+    }
+
+    fn answer(&self) -> Option<Close> {
+        match self {
+            End::Client(ended) => ended.answer(),
+            End::Drained => Some(Close::GOING_AWAY),
+        }
+    }
+}
+
+/// Writes the run in hand and settles it, whole or in part.
+async fn pass_on(
+    run: &Run,
+    socket: &mut Socket<Stream>,
+    passage: &Passage,
+    overdue: Pin<&mut impl Future<Output = ()>>,
+) -> Result<(), End> {
+    let end = tokio::select! {
+        sent = socket.send(&run.frames) => match sent {
+            Ok(()) => {
+                passage.written(run.count);
+                return Ok(());
+            }
+            Err(ended) => End::Client(ended),
+        },
+        () = overdue => End::Drained,
+    };
+    let (written, lost) = split(&run.frames, socket.taken());
+    passage.cut_off(written, lost, end.reason());
+    Err(end)
+}
+
+/// How many frames of a run lie whole within its first `taken` bytes, and how many do not.
+fn split(run: &[u8], taken: usize) -> (u64, u64) {
+    let mut end = 0;
+    let (mut whole, mut rest) = (0, 0);
+    for frame in frame::frames(run) {
+        end += frame.len();
+        match end <= taken {
+            true => whole += 1,
+            false => rest += 1,
+        }
+    }
+    (whole, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Access;
+    use crate::dopplers::Doppler;
+    use crate::dopplers::fake::{Fake, frames, heard, report};
+    use crate::metrics::Metrics;
+    use crate::streams::Streams;
+    use crate::topics::Topics;
+    use bytes::Bytes;
+    use proto::link::Upstream;
+    use std::sync::Arc;
+    use tokio::net::{TcpListener, TcpStream};
+    use transport::ledger::Account;
+    use transport::shutdown::Drain;
+    use transport::websocket::{Incoming, Options};
+
+    #[test]
+    fn of_a_run_that_was_cut_off_the_whole_frames_were_written() {
+        let mut frames = frame::Frames::new();
+        (0..3).for_each(|_| frames.push(b"1234567", false));
+        let run = frames.bytes();
+        let length = frames.frame(0).len();
+        for (taken, expected) in [
+            (0, (0, 3)),
+            (length - 1, (0, 3)),
+            (length, (1, 2)),
+            (length + 1, (1, 2)),
+            (run.len(), (3, 0)),
+        ] {
+            assert_eq!(split(run, taken), expected, "{taken}");
+        }
+    }
+
+    /// Both ends of a connection.
+    async fn pair(options: Options) -> (Socket<Stream>, Socket<Stream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let socket = |tcp, options| Socket::new(Stream::Plain(tcp), Bytes::new(), options);
+        (
+            socket(client.unwrap(), Options::client()),
+            socket(server.unwrap().0, options),
+        )
+    }
+
+    fn front(doppler: Arc<Doppler>, drain: &Drain) -> Front {
+        Front {
+            access: Access::Open,
+            dopplers: Arc::new([doppler]),
+            topics: Topics::new(1 << 20, 1 << 20),
+            streams: Streams::new(1),
+            metrics: Arc::new(Metrics::new()),
+            shutdown: drain.shutdown(),
+        }
+    }
+
+    /// The account of the only client, which is gone.
+    fn gone(front: &Front) -> Account {
+        let accounts = front.streams.accounts();
+        assert!(accounts.open.is_empty());
+        assert_eq!(accounts.gone.imbalance(), 0, "{:?}", accounts.gone);
+        assert_eq!(accounts.links_gone.gap, 0);
+        accounts.gone
+    }
+
+    #[tokio::test]
+    async fn a_drain_loses_nothing_of_a_client_that_reads() {
+        let drain = Drain::new();
+        let (fake, doppler) = Fake::new().await;
+        let front = front(doppler, &drain);
+        let (mut client, server) = pair(Options::server()).await;
+        let doppler = async {
+            let mut link = fake.link().await;
+            link.send(&frames(3, b"x")).await.unwrap();
+            drain.begin();
+            assert_eq!(heard(&mut link).await, Upstream::Leave {});
+            link.send(&frames(2, b"y")).await.unwrap();
+            link.send_text(&report(5)).await.unwrap();
+            link.close(Close::NORMAL).await;
+        };
+        let client = async {
+            let mut received = 0;
+            loop {
+                match client.next().await {
+                    Ok(Incoming::Frames { count, .. }) => received += count,
+                    Ok(other) => panic!("{other:?}"),
+                    Err(ended) => {
+                        client.answer(&ended).await;
+                        return (received, ended);
+                    }
+                }
+            }
+        };
+        let stream = run(
+            &front,
+            "n",
+            Filter::Everything,
+            "/firehose/n",
+            server,
+            "peer",
+        );
+        let ((), (), (received, ended)) = tokio::join!(stream, doppler, client);
+        assert_eq!(received, 5);
+        assert!(
+            matches!(
+                ended,
+                Ended::Peer {
+                    code: Some(1001),
+                    ..
+                }
+            ),
+            "{ended}"
+        );
+        let account = gone(&front);
+        assert_eq!((account.sent, account.dropped.total()), (5, 0));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_does_not_take_before_the_drain_is_over_is_counted() {
+        let drain = Drain::new();
+        let (fake, doppler) = Fake::new().await;
+        let front = front(doppler, &drain);
+        // It never reads.
+        let (_client, server) = pair(Options::server()).await;
+        let doppler = async {
+            let mut link = fake.link().await;
+            drain.begin();
+            assert_eq!(heard(&mut link).await, Upstream::Leave {});
+            // More than two kernels keep for a client.
+            link.send(&frames(512, &[0; 64 << 10])).await.unwrap();
+            link.send_text(&report(512)).await.unwrap();
+            link.close(Close::NORMAL).await;
+        };
+        let stream = run(
+            &front,
+            "n",
+            Filter::Everything,
+            "/firehose/n",
+            server,
+            "peer",
+        );
+        tokio::join!(stream, doppler);
+        let account = gone(&front);
+        assert!(
+            account.sent > 0 && account.dropped[Reason::Drain] > 0,
+            "{account:?}"
+        );
+    }
 }

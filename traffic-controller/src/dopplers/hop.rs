@@ -1,0 +1,276 @@
+//! What both ends of a link have counted, over all its lives: `sent = received + gap`.
+//!
+//! In come what arrived here and what the Doppler reports; out come sums. A life ends with
+//! the connection, and only then is it known what of it did not arrive.
+
+use proto::link::Report;
+use serde::Serialize;
+use std::ops::AddAssign;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use transport::ledger::Dropped;
+
+/// The two ends of one link.
+pub struct Hop {
+    doppler: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Sums of the lives that are over.
+    past: Sums,
+    /// This life, while the link is open.
+    life: Option<Sums>,
+    /// As the Doppler last reported them.
+    dropped_there: u64,
+    queued_there: u64,
+    /// Only of an app link.
+    topics: Option<Delivered>,
+}
+
+/// One link's sums, in envelopes, notices included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    /// What the Doppler says it sent: up to 100 ms old while the link is open.
+    pub sent: u64,
+    /// What arrived.
+    pub received: u64,
+    /// What was sent and did not arrive, in the lives of the link that are over.
+    pub gap: u64,
+}
+
+/// What became of an app link's envelopes: `received = appended + dropped`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Delivered {
+    /// Put into their topics.
+    pub appended: u64,
+    /// Lost on the way there: nobody tails the app any more, or nobody can tell which it is.
+    pub dropped: Dropped,
+    /// What the Doppler lost of apps whose streams it has ended.
+    pub dropped_by_ended_there: u64,
+}
+
+/// A link as shown to operators.
+#[derive(Debug, Clone, Serialize)]
+pub struct Page {
+    /// The Doppler's address.
+    pub doppler: String,
+    /// Whether the link is open.
+    pub connected: bool,
+    /// Both ends' sums.
+    #[serde(flatten)]
+    pub sums: Sums,
+    /// What this stream's group, or the apps still tailed, lost at the Doppler.
+    pub dropped_there: u64,
+    /// What waits for this stream at the Doppler.
+    pub queued_there: u64,
+    /// Of an app link: what became of what arrived.
+    #[serde(flatten)]
+    pub topics: Option<Delivered>,
+}
+
+impl Hop {
+    /// The link of a firehose client.
+    pub fn new(doppler: &str) -> Hop {
+        Hop {
+            doppler: doppler.to_owned(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// An app link, whose envelopes go into topics.
+    pub fn to_topics(doppler: &str) -> Hop {
+        let hop = Hop::new(doppler);
+        hop.lock().topics = Some(Delivered::default());
+        hop
+    }
+
+    /// The link is open: a life begins.
+    pub fn opened(&self) {
+        self.lock().life = Some(Sums::default());
+    }
+
+    /// The link's life is over, if it had one: what was sent and has not arrived never will.
+    pub fn closed(&self) {
+        let mut state = self.lock();
+        let Some(life) = state.life.take() else {
+            return;
+        };
+        // A Doppler that was killed did not report its last 100 ms.
+        let sent = life.sent.max(life.received);
+        state.past += Sums {
+            sent,
+            received: life.received,
+            gap: sent - life.received,
+        };
+    }
+
+    /// So many envelopes arrived.
+    pub fn received(&self, envelopes: u64) {
+        self.lock().receive(envelopes);
+    }
+
+    /// So many envelopes arrived, and this became of them.
+    pub fn delivered(&self, envelopes: u64, delivered: Delivered) {
+        let mut state = self.lock();
+        state.receive(envelopes);
+        *state.topics.get_or_insert_default() += delivered;
+    }
+
+    /// The Doppler tells what it counts in this life of the link.
+    pub fn reported(&self, report: Report) {
+        let mut state = self.lock();
+        if let Some(life) = &mut state.life {
+            life.sent = report.sent;
+        }
+        state.dropped_there = report.dropped;
+        state.queued_there = report.queued;
+    }
+
+    /// The Doppler ended an app's stream, of which it had lost so many.
+    pub fn ended_there(&self, dropped: u64) {
+        let mut state = self.lock();
+        let topics = state.topics.get_or_insert_default();
+        // A Doppler's word: no number of its may stop us.
+        topics.dropped_by_ended_there = topics.dropped_by_ended_there.saturating_add(dropped);
+    }
+
+    /// Both ends' sums.
+    pub fn sums(&self) -> Sums {
+        self.lock().sums()
+    }
+
+    /// As shown to operators.
+    pub fn page(&self) -> Page {
+        let state = self.lock();
+        Page {
+            doppler: self.doppler.clone(),
+            connected: state.life.is_some(),
+            sums: state.sums(),
+            dropped_there: state.dropped_there,
+            queued_there: state.queued_there,
+            topics: state.topics,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn receive(&mut self, envelopes: u64) {
+        self.life.get_or_insert_default().received += envelopes;
+    }
+
+    fn sums(&self) -> Sums {
+        let mut sums = self.past;
+        sums += self.life.unwrap_or_default();
+        sums
+    }
+}
+
+impl Page {
+    /// How far an app link is from `received = appended + dropped`: anything but 0 is a bug.
+    pub fn imbalance(&self) -> i128 {
+        self.topics.map_or(0, |topics| {
+            i128::from(self.sums.received)
+                - i128::from(topics.appended)
+                - i128::from(topics.dropped.total())
+        })
+    }
+}
+
+impl AddAssign for Sums {
+    fn add_assign(&mut self, other: Sums) {
+        // What a Doppler reported may be anything.
+        self.sent = self.sent.saturating_add(other.sent);
+        self.received += other.received;
+        self.gap = self.gap.saturating_add(other.gap);
+    }
+}
+
+impl AddAssign for Delivered {
+    fn add_assign(&mut self, other: Delivered) {
+        self.appended += other.appended;
+        self.dropped += other.dropped;
+        self.dropped_by_ended_there = self
+            .dropped_by_ended_there
+            .saturating_add(other.dropped_by_ended_there);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::ledger::Reason;
+
+    fn report(sent: u64) -> Report {
+        Report {
+            epoch: 1,
+            sent,
+            dropped: 3,
+            queued: 4,
+        }
+    }
+
+    fn sums(sent: u64, received: u64, gap: u64) -> Sums {
+        Sums {
+            sent,
+            received,
+            gap,
+        }
+    }
+
+    #[test]
+    fn what_was_sent_and_has_not_arrived_is_a_gap_once_the_link_is_over() {
+        let hop = Hop::new("d");
+        hop.opened();
+        hop.received(7);
+        hop.reported(report(10));
+        assert_eq!(hop.sums(), sums(10, 7, 0), "it may be on its way");
+        hop.closed();
+        hop.closed();
+        assert_eq!(hop.sums(), sums(10, 7, 3));
+    }
+
+    #[test]
+    fn a_gap_is_not_hidden_by_a_later_life_without_a_last_report() {
+        let hop = Hop::new("d");
+        hop.opened();
+        hop.received(7);
+        hop.reported(report(10));
+        hop.closed();
+        hop.opened();
+        hop.received(5);
+        hop.closed();
+        assert_eq!(hop.sums(), sums(15, 12, 3));
+    }
+
+    #[test]
+    fn a_page_shows_what_the_doppler_reports() {
+        let hop = Hop::new("d");
+        hop.opened();
+        hop.received(2);
+        hop.reported(report(2));
+        assert_eq!(
+            serde_json::to_string(&hop.page()).unwrap(),
+            r#"{"doppler":"d","connected":true,"sent":2,"received":2,"gap":0,"dropped_there":3,"queued_there":4}"#
+        );
+    }
+
+    #[test]
+    fn an_envelope_that_reached_no_topic_and_was_not_counted_is_an_imbalance() {
+        let hop = Hop::to_topics("d");
+        let mut delivered = Delivered {
+            appended: 2,
+            ..Delivered::default()
+        };
+        delivered.dropped.add(Reason::NoMember, 1);
+        hop.delivered(3, delivered);
+        hop.ended_there(9);
+        assert_eq!(hop.page().imbalance(), 0);
+        hop.received(1);
+        assert_eq!(hop.page().imbalance(), 1);
+    }
+}

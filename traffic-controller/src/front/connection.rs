@@ -1,0 +1,112 @@
+//! One connection of a client: HTTP/1.1 until it becomes a stream, and not for long.
+
+use super::Front;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tracing::debug;
+use transport::listener::Acceptor;
+
+/// How long a client has for the head of a request (upstream's `ReadHeaderTimeout`), its first
+/// or the next on a connection that is kept alive.
+const HEAD: Duration = Duration::from_secs(2);
+
+/// How long a connection may go on asking before it is a stream: whoever asks every second
+/// must not keep others out.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// The longest request head, in bytes. A token is 8 KiB at most.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The most headers in a request.
+const MAX_HEADERS: usize = 64;
+
+/// Serves an accepted socket until it is a stream, or over.
+pub async fn serve(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: SocketAddr) {
+    match acceptor.accept(tcp, peer).await {
+        Ok(stream) => answer(stream, front, peer).await,
+        Err(error) => debug!(%peer, error = &error as &dyn Error, "not accepted"),
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer<S>(stream: S, front: Arc<Front>, peer: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let name = peer.to_string();
+    let answer = service_fn(move |request| {
+        let (front, name) = (front.clone(), name.clone());
+        async move { Ok::<_, Infallible>(front.answer(request, &name).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), answer)
+        .with_upgrades();
+    match tokio::time::timeout(KEPT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%peer, %error, "connection ended"),
+        Err(_) => debug!(%peer, "asked for {KEPT:?} without becoming a stream"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Access;
+    use crate::metrics::Metrics;
+    use crate::streams::Streams;
+    use crate::topics::Topics;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+    use transport::shutdown::Drain;
+
+    /// What a client that sends `request` and then nothing is told, and how long it is kept.
+    async fn told(request: &str) -> (String, Duration) {
+        let front = Arc::new(Front {
+            access: Access::Open,
+            dopplers: Arc::new([]),
+            topics: Topics::new(1 << 20, 1 << 20),
+            streams: Streams::new(1),
+            metrics: Arc::new(Metrics::new()),
+            shutdown: Drain::new().shutdown(),
+        });
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let begun = Instant::now();
+        tokio::spawn(answer(server, front, peer));
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.unwrap();
+        (told, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_kept_alive_and_idle_is_closed() {
+        let (answer, after) = told("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert_eq!(after.as_secs(), HEAD.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_is_closed() {
+        assert_eq!(told("").await, (String::new(), HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_request_never_ends_is_closed() {
+        let (answer, after) = told("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert!(after <= HEAD);
+    }
+}
