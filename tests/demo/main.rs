@@ -15,6 +15,7 @@ use feed::Input;
 use harness::binaries;
 use service::{Reader, Service};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// The app that is fed and tailed.
@@ -24,7 +25,7 @@ const APP: &str = "5f0d1c9e-0000-4000-8000-00000000de30";
 const SUBSCRIPTION: &str = "demo";
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn main() -> ExitCode {
     eprintln!("building the programs (the first time takes some minutes)");
     binaries::built();
 
@@ -56,8 +57,9 @@ async fn main() {
     controller.stop().await;
     one.stop().await;
     two.stop().await;
-    if !page.adds_up() {
-        std::process::exit(1);
+    match page.adds_up() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
