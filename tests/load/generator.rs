@@ -1,6 +1,7 @@
 //! Agents: gRPC connections with one `BatchSender` stream each, paced or as fast as the readers.
 
-use crate::feed::{BATCH, Shape, Template};
+use crate::feed::{Shape, Template};
+use crate::reader::Reader;
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -9,67 +10,73 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use transport::clock::unix_ns;
 use transport::listener::Dialer;
 
-/// How many differently numbered batches a connection goes round.
-const TEMPLATES: usize = 40;
+/// How late a batch may leave and still be stamped with the time it left: Tokio's timers are
+/// a millisecond coarse, which is not the pipeline's fault.
+const ON_TIME: Duration = Duration::from_millis(2);
+
+/// How often we look at the readers when they are too far behind.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How fast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// Envelopes per second over all connections.
+    /// Envelopes per second over all connections, whatever becomes of those before.
     Rate(u64),
-    /// As fast as every reader takes them: never more than this many envelopes ahead.
+    /// As fast as every reader takes them: never more than this many envelopes ahead of the
+    /// slowest.
     Ahead(u64),
 }
 
-/// Counts shared by generator and readers.
-#[derive(Default)]
-pub(crate) struct Progress {
-    pub(crate) sent: AtomicU64,
-    /// What the slowest reader has received.
-    pub(crate) received: AtomicU64,
-    pub(crate) moved: Notify,
-}
-
-/// Sends until `end`; returns how many envelopes.
-pub(crate) async fn run(
+/// What all agents know.
+struct Feeding {
     dialer: Dialer,
-    dopplers: &[String],
-    connections: usize,
     shape: Shape,
     pace: Pace,
     end: Instant,
-    progress: Arc<Progress>,
-) -> u64 {
-    let agents = (0..connections).map(|n| {
-        let pace = match pace {
-            Pace::Rate(rate) => Pace::Rate(rate / connections as u64),
-            ahead => ahead,
-        };
-        tokio::spawn(agent(dialer.clone(), dopplers[n % dopplers.len()].clone(), n, shape, pace, end, progress.clone()))
+    sent: AtomicU64,
+    readers: Vec<Arc<Reader>>,
+}
+
+/// Sends for `time`, each connection its own round of batches; returns how many batches each
+/// has sent.
+///
+/// With a rate, everything due within `time` is sent, however late.
+pub(crate) async fn run(
+    dialer: Dialer,
+    doppler: &str,
+    shape: Shape,
+    rounds: Vec<Vec<Template>>,
+    pace: Pace,
+    time: Duration,
+    readers: Vec<Arc<Reader>>,
+) -> Vec<u64> {
+    let feeding = Arc::new(Feeding {
+        dialer,
+        shape,
+        pace,
+        end: Instant::now() + time,
+        sent: AtomicU64::new(0),
+        readers,
     });
-    let mut sent = 0;
-    for agent in agents.collect::<Vec<_>>() {
-        sent += agent.await.expect("an agent does not panic");
+    let agents = rounds.into_iter();
+    let agents =
+        agents.map(|round| tokio::spawn(agent(feeding.clone(), doppler.to_owned(), round)));
+    let agents: Vec<_> = agents.collect();
+    let mut sent = Vec::new();
+    for agent in agents {
+        sent.push(agent.await.expect("an agent does not panic"));
     }
     sent
 }
 
-async fn agent(
-    dialer: Dialer,
-    doppler: String,
-    n: usize,
-    shape: Shape,
-    pace: Pace,
-    end: Instant,
-    progress: Arc<Progress>,
-) -> u64 {
-    let templates: Vec<Template> = (0..TEMPLATES).map(|t| Template::new(shape, n * TEMPLATES + t)).collect();
-    let stream = dialer.dial(&doppler).await.expect("the Doppler takes connections");
+async fn agent(feeding: Arc<Feeding>, doppler: String, round: Vec<Template>) -> u64 {
+    let stream = feeding.dialer.dial(&doppler).await;
+    let stream = stream.expect("the Doppler takes connections");
     let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .max_send_buf_size(1 << 20)
         .handshake(TokioIo::new(stream))
@@ -88,36 +95,59 @@ async fn agent(
 
     let began = Instant::now();
     let mut sent = 0;
-    for template in templates.iter().cycle() {
-        match pace {
-            Pace::Rate(rate) => {
-                tokio::time::sleep_until(began + Duration::from_secs_f64(sent as f64 / rate as f64)).await;
-            }
-            Pace::Ahead(ahead) => wait_for_readers(&progress, ahead, end).await,
-        }
-        if Instant::now() >= end {
-            break;
-        }
-        let message = template.stamped(unix_ns());
+    for template in round.iter().cycle() {
+        let turn = match feeding.pace {
+            Pace::Rate(rate) => feeding.due(began, sent, rate).await,
+            Pace::Ahead(ahead) => feeding.within(ahead).await,
+        };
+        let Some(stamp) = turn else { break };
+        let message = template.stamped(stamp);
         if batches.send(Ok(Frame::data(message))).await.is_err() {
             break;
         }
-        sent += BATCH as u64;
-        progress.sent.fetch_add(BATCH as u64, Ordering::Relaxed);
+        sent += 1;
+        let envelopes = feeding.shape.batch as u64;
+        feeding.sent.fetch_add(envelopes, Ordering::Relaxed);
     }
     drop(batches);
+    // The Doppler answers once it has read the whole stream.
     let _ = answer.await;
     connection.abort();
     sent
 }
 
-async fn wait_for_readers(progress: &Progress, ahead: u64, end: Instant) {
-    loop {
-        let moved = progress.moved.notified();
-        let sent = progress.sent.load(Ordering::Relaxed);
-        if sent < progress.received.load(Ordering::Relaxed) + ahead || Instant::now() >= end {
-            return;
+impl Feeding {
+    /// Waits until this connection's batch number `n` is due; returns the time to stamp it
+    /// with, or `None` if that is behind the end.
+    ///
+    /// A batch that leaves late has waited for the one before it, and so would its envelopes
+    /// have: they are stamped with the time they were due, or a stall would be measured once
+    /// instead of by everything it held up.
+    async fn due(&self, began: Instant, n: u64, rate: u64) -> Option<i64> {
+        let batches = rate as f64 / (self.shape.connections * self.shape.batch) as f64;
+        let due = began + Duration::from_secs_f64(n as f64 / batches);
+        if due >= self.end {
+            return None;
         }
-        let _ = tokio::time::timeout_at(end, moved).await;
+        tokio::time::sleep_until(due).await;
+        let late = due.elapsed();
+        let held_up = if late > ON_TIME { late } else { Duration::ZERO };
+        Some(unix_ns() - held_up.as_nanos() as i64)
+    }
+
+    /// Waits until the slowest reader is less than so many envelopes behind; returns the time,
+    /// or `None` at the end.
+    async fn within(&self, ahead: u64) -> Option<i64> {
+        loop {
+            if Instant::now() >= self.end {
+                return None;
+            }
+            let slowest = self.readers.iter().map(|reader| reader.progress()).min();
+            let most = slowest.unwrap_or(u64::MAX).saturating_add(ahead);
+            if self.sent.load(Ordering::Relaxed) < most {
+                return Some(unix_ns());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! `cargo load`: what the pipeline costs, measured from outside.
 //!
 //! Starts a Doppler and a Traffic Controller as processes, mTLS and TLS on every hop, feeds
-//! them and reads from them, and prints one line of JSON: rates, loss, latency, and for each
-//! process its CPU seconds per million envelopes and its peak memory. The CPU counted is that
-//! between the first and the last envelope. Everything is on loopback and ends by itself.
+//! them and reads from them, and prints one line of JSON, a [`Report`]: rates, loss, latency,
+//! and for each process its CPU seconds per million envelopes and its peak memory. The CPU
+//! counted is that between the first and the last envelope: the processes' pages are asked
+//! for before and after. Everything is on loopback and ends by itself.
 
 #![allow(
     clippy::expect_used,
@@ -17,28 +18,42 @@ mod generator;
 mod reader;
 
 use clap::Parser;
-use feed::{Mix, Shape, Tags, Template};
-use generator::{Pace, Progress};
+use feed::{MAX_BATCH, Mix, Shape, Tags};
+use generator::Pace;
 use harness::certs::Certs;
 use harness::process::{Process, Usage};
 use harness::{admin, binaries, eventually};
-use reader::Reader;
-use serde_json::json;
+use reader::{Age, Reader};
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use transport::clock::unix_ns;
 use transport::listener::Dialer;
 use transport::tls::{self, Identity, Roots};
+
+/// How long after the feed has ended the readers may take over what is on its way.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// When nothing has come to any reader for so long, nothing will: the rest is lost.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// How often we look whether everything has come.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long the processes' pages may take to add up: a Doppler reports to its links every
+/// 100 ms.
+const ADD_UP: Duration = Duration::from_secs(2);
 
 /// Measures one run.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Envelopes per second; without it, as fast as the reader takes them.
-    #[arg(long)]
+    /// Envelopes per second; without it, as fast as the slowest reader takes them.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
-    /// Without --rate: how many envelopes may be on their way.
+    /// Without --rate: how many envelopes may be on their way to the slowest reader.
     #[arg(long, default_value_t = 50_000)]
     ahead: u64,
     /// Seconds of feeding.
@@ -51,6 +66,9 @@ struct Args {
     /// Bytes of a log's payload.
     #[arg(long, default_value_t = 256)]
     payload: usize,
+    /// Envelopes in a batch, 1 to 100. A Doppler gathers small ones before it passes them on.
+    #[arg(long, default_value_t = MAX_BATCH as u8, value_parser = clap::value_parser!(u8).range(1..=MAX_BATCH as i64))]
+    batch: u8,
     /// Agents' connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
@@ -60,18 +78,89 @@ struct Args {
     /// Firehose subscriptions, differently named.
     #[arg(long, default_value_t = 1)]
     firehoses: usize,
-    /// App tails, one per app.
+    /// App tails, going round the apps.
     #[arg(long, default_value_t = 0)]
     tails: usize,
     /// Worker threads of each server; one per core if not given.
     #[arg(long)]
     threads: Option<usize>,
-    /// Fail if any envelope was lost, or any account does not add up.
+    /// Fail if any reader has not exactly what it is due, or any account does not add up.
     #[arg(long)]
     lossless: bool,
     /// Fail if Doppler and Traffic Controller together use more CPU seconds per million.
     #[arg(long)]
     at_most: Option<f64>,
+}
+
+/// What a run has shown.
+#[derive(Serialize, Default)]
+struct Report {
+    /// Envelopes that the generator sent.
+    sent: u64,
+    /// From the start of the feed until the last one came to a reader; with no readers, until the
+    /// Doppler had taken the last.
+    seconds: f64,
+    /// `sent` over `seconds`.
+    envelopes_per_second: u64,
+    /// Bytes of an envelope as sent, on average.
+    bytes_per_envelope: usize,
+    /// What each firehose received of the generator's envelopes. It is due all that were sent.
+    received: Vec<u64>,
+    /// What all app tails together received of them.
+    received_by_tails: u64,
+    /// What they were due: every tail its app's logs and HTTP timers.
+    expected_by_tails: u64,
+    /// How many readers, firehoses and tails, have not exactly what they are due.
+    readers_off: usize,
+    /// What Doppler and Traffic Controller say they lost. May include envelopes that the
+    /// Doppler sends about itself; one envelope lost to two readers is lost twice.
+    dropped: u64,
+    /// What both ends of the links between them disagree by: sent and never received.
+    hop_gaps: u64,
+    /// By how much the processes' accounts do not add up.
+    imbalance: u64,
+    /// CPU per million envelopes sent, user and kernel.
+    cpu_seconds_per_million: Cpu,
+    /// The most memory that was resident, since the start, in MiB.
+    peak_mib: Peak,
+    /// From the time an envelope left the generator, or was due to leave with a rate, to the
+    /// time its reader read it; over all envelopes of all readers.
+    latency_ms: Latency,
+    /// What makes this run a failure; empty in a good one.
+    failures: Vec<String>,
+}
+
+/// CPU seconds per million envelopes.
+#[derive(Serialize, Default)]
+struct Cpu {
+    /// The Doppler's.
+    doppler: f64,
+    /// The Traffic Controller's.
+    traffic_controller: f64,
+    /// Their sum.
+    both: f64,
+}
+
+/// Resident memory in MiB.
+#[derive(Serialize, Default)]
+struct Peak {
+    /// The Doppler's.
+    doppler: u64,
+    /// The Traffic Controller's.
+    traffic_controller: u64,
+}
+
+/// In milliseconds. Every envelope of a run counts as old as the oldest, so these are upper
+/// bounds.
+#[derive(Serialize, Default)]
+struct Latency {
+    /// Half of the envelopes were no older.
+    p50: f64,
+    /// 99 % were no older.
+    p99: f64,
+    /// 99.9 % were no older.
+    #[serde(rename = "p99.9")]
+    p99_9: f64,
 }
 
 /// Everything that runs.
@@ -87,88 +176,163 @@ struct Bench {
 
 fn main() {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let ok = runtime.block_on(measure(&args));
-    if !ok {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let report = runtime.block_on(measure(&args));
+    println!(
+        "{}",
+        serde_json::to_string(&report).expect("numbers and text")
+    );
+    if !report.failures.is_empty() {
         std::process::exit(1);
     }
 }
 
-async fn measure(args: &Args) -> bool {
-    let mut bench = Bench::start(args).await;
-    let progress = Arc::new(Progress::default());
-    let (firehoses, tails) = bench.read(args, &progress).await;
-
+async fn measure(args: &Args) -> Report {
     let shape = Shape {
         mix: args.mix,
         tags: args.tags,
         payload: args.payload,
         apps: args.apps,
+        batch: args.batch.into(),
+        connections: args.connections,
     };
+    let mut bench = Bench::start(args).await;
+    let (readers, ages) = bench.read(args, shape).await;
+
     let pace = args.rate.map_or(Pace::Ahead(args.ahead), Pace::Rate);
+    let time = Duration::from_secs(args.seconds);
+    let rounds = (0..shape.connections).map(|n| shape.round(n)).collect();
     let before = bench.usage();
-    let began = Instant::now();
-    let end = began + Duration::from_secs(args.seconds);
-    let dialer = bench.agent();
-    let dopplers = [bench.ingress.to_string()];
-    let sent = generator::run(dialer, &dopplers, args.connections, shape, pace, end, progress.clone()).await;
-    let elapsed = began.elapsed();
-    let (doppler, controller) = bench.settled(sent, &firehoses).await;
+    let began_ns = unix_ns();
+    let batches = generator::run(
+        bench.agent(),
+        &bench.ingress.to_string(),
+        shape,
+        rounds,
+        pace,
+        time,
+        readers.clone(),
+    )
+    .await;
+    let fed_ns = unix_ns();
+    let sent = batches.iter().sum::<u64>() * shape.batch as u64;
+    let by_app = shape.due_by_app(&batches);
+    let tails = (0..args.tails).map(|n| by_app[n % args.apps]);
+    let due: Vec<u64> = std::iter::repeat_n(sent, args.firehoses)
+        .chain(tails)
+        .collect();
+    let settled = settled(&readers, &due).await;
     let after = bench.usage();
 
-    let received: Vec<u64> = counts(&firehoses);
-    let tailed: u64 = counts(&tails).iter().sum();
-    let mut latencies = Vec::new();
-    for reader in firehoses.into_iter().chain(tails) {
-        latencies.push(reader.latencies);
-    }
+    let says = bench.says().await;
     bench.doppler.terminate(Duration::from_secs(10)).await;
     bench.controller.terminate(Duration::from_secs(10)).await;
     let mut all = Vec::new();
-    for samples in latencies {
-        all.extend(samples.await.expect("a reader does not panic"));
+    for ages in ages {
+        all.extend(ages.await.expect("a reader does not panic"));
     }
-    all.sort_unstable();
 
+    let received: Vec<u64> = readers.iter().map(|reader| reader.received()).collect();
+    let last_ns = readers
+        .iter()
+        .map(|reader| reader.last_ns())
+        .max()
+        .unwrap_or(fed_ns);
+    let seconds = (last_ns - began_ns).max(1) as f64 / 1e9;
     let million = sent as f64 / 1e6;
     let cpu = |n: usize| (after[n].cpu - before[n].cpu).as_secs_f64() / million;
-    let both = cpu(0) + cpu(1);
-    let imbalance = doppler.imbalance + controller.imbalance;
-    let report = json!({
-        "sent": sent,
-        "seconds": round(elapsed.as_secs_f64()),
-        "envelopes_per_second": (sent as f64 / elapsed.as_secs_f64()) as u64,
-        "bytes_per_envelope": Template::new(shape, 0).envelope_bytes(),
-        "received": received,
-        "received_by_tails": tailed,
-        "dropped": doppler.dropped + controller.dropped,
-        "imbalance": imbalance,
-        "cpu_seconds_per_million": {
-            "doppler": round(cpu(0)),
-            "traffic_controller": round(cpu(1)),
-            "both": round(both),
+    let mut report = Report {
+        sent,
+        seconds: round(seconds),
+        envelopes_per_second: (sent as f64 / seconds) as u64,
+        bytes_per_envelope: shape.envelope_bytes(),
+        received: received[..args.firehoses].to_vec(),
+        received_by_tails: received[args.firehoses..].iter().sum(),
+        expected_by_tails: due[args.firehoses..].iter().sum(),
+        readers_off: received
+            .iter()
+            .zip(&due)
+            .filter(|(received, due)| received != due)
+            .count(),
+        dropped: says.dropped,
+        hop_gaps: says.gaps,
+        imbalance: says.imbalance,
+        cpu_seconds_per_million: Cpu {
+            doppler: round(cpu(0)),
+            traffic_controller: round(cpu(1)),
+            both: round(cpu(0) + cpu(1)),
         },
-        "peak_mib": {
-            "doppler": after[0].peak_resident >> 20,
-            "traffic_controller": after[1].peak_resident >> 20,
+        peak_mib: Peak {
+            doppler: after[0].peak_resident >> 20,
+            traffic_controller: after[1].peak_resident >> 20,
         },
-        "latency_ms": {
-            "p50": percentile(&all, 0.5),
-            "p99": percentile(&all, 0.99),
-            "p99.9": percentile(&all, 0.999),
-        },
-    });
-    println!("{report}");
-    let lossless = received.iter().all(|count| *count >= sent) && doppler.dropped + controller.dropped == 0;
-    (lossless || !args.lossless) && (imbalance == 0 || !args.lossless) && args.at_most.is_none_or(|most| both <= most)
+        latency_ms: Latency::of(all),
+        failures: Vec::new(),
+    };
+    if !settled {
+        report.failures.push(format!(
+            "envelopes were still coming {DRAIN:?} after the last was sent"
+        ));
+    }
+    if says.queued > 0 {
+        report.failures.push(format!(
+            "nothing comes any more, and {} envelopes still wait",
+            says.queued
+        ));
+    }
+    if args.lossless && report.readers_off > 0 {
+        report.failures.push(format!(
+            "{} readers have not what they are due",
+            report.readers_off
+        ));
+    }
+    if args.lossless && says.dropped + says.gaps + says.imbalance > 0 {
+        report
+            .failures
+            .push("something was dropped, or does not add up".to_owned());
+    }
+    if let Some(most) = args
+        .at_most
+        .filter(|most| report.cpu_seconds_per_million.both > *most)
+    {
+        report
+            .failures
+            .push(format!("more than {most} CPU seconds per million"));
+    }
+    report
 }
 
-/// What a process says of itself.
-struct Sums {
-    sent: u64,
+/// Waits until every reader has what it is due, or nothing comes any more; `false` if that
+/// takes too long.
+async fn settled(readers: &[Arc<Reader>], due: &[u64]) -> bool {
+    let end = Instant::now() + DRAIN;
+    let (mut before, mut moved) = (0, Instant::now());
+    while Instant::now() < end {
+        let received = || readers.iter().map(|reader| reader.received());
+        if received().zip(due).all(|(received, due)| received >= *due) {
+            return true;
+        }
+        let now = received().sum::<u64>();
+        if now != before {
+            (before, moved) = (now, Instant::now());
+        } else if moved.elapsed() >= QUIET {
+            return true;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    false
+}
+
+/// What the processes say of themselves, added up.
+#[derive(Clone, Copy, Default)]
+struct Says {
     queued: u64,
     dropped: u64,
-    imbalance: u128,
+    imbalance: u64,
+    gaps: u64,
 }
 
 impl Bench {
@@ -176,7 +340,11 @@ impl Bench {
         let certs = Certs::new();
         let threads = args.threads.map(|n| format!("--worker-threads={n}"));
         let file = |flag: &str, path: std::path::PathBuf| format!("--{flag}={}", path.display());
-        let (doppler, tc, public) = (certs.pair("doppler"), certs.pair("trafficcontroller"), certs.pair("localhost"));
+        let (doppler, tc, public) = (
+            certs.pair("doppler"),
+            certs.pair("trafficcontroller"),
+            certs.pair("localhost"),
+        );
         let mut arguments = vec![
             "--port=0".to_owned(),
             "--address=127.0.0.1".to_owned(),
@@ -201,7 +369,11 @@ impl Bench {
             "--max-streams=30000".to_owned(),
         ];
         arguments.extend(threads);
-        let mut controller = Process::start("traffic-controller", &binaries::traffic_controller(), &arguments);
+        let mut controller = Process::start(
+            "traffic-controller",
+            &binaries::traffic_controller(),
+            &arguments,
+        );
         let public = controller.bound("ws bound to: ").await;
         let controller_admin = controller.bound("pprof bound to: ").await;
         Bench {
@@ -222,47 +394,60 @@ impl Bench {
             cert: pair.cert,
             key: pair.key,
         };
-        let config = tls::client(Roots::Ca(&self.certs.ca()), Some(&identity), &[tls::H2]).expect("certificates");
-        Dialer::new(Some((config, tls::server_name("doppler").expect("a name"))), Duration::from_secs(10))
+        let config = tls::client(Roots::Ca(&self.certs.ca()), Some(&identity), &[tls::H2])
+            .expect("certificates");
+        Dialer::new(
+            Some((config, tls::server_name("doppler").expect("a name"))),
+            Duration::from_secs(10),
+        )
     }
 
-    /// Opens all streams and waits until the Doppler knows them.
-    async fn read(&self, args: &Args, progress: &Arc<Progress>) -> (Vec<Reader>, Vec<Reader>) {
-        let config = tls::client(Roots::Ca(&self.certs.ca()), None, &[tls::HTTP_1_1]).expect("certificates");
+    /// Opens all streams, firehoses first, and waits until the Doppler knows them.
+    async fn read(
+        &self,
+        args: &Args,
+        shape: Shape,
+    ) -> (Vec<Arc<Reader>>, Vec<JoinHandle<Vec<Age>>>) {
+        let config =
+            tls::client(Roots::Ca(&self.certs.ca()), None, &[tls::HTTP_1_1]).expect("certificates");
         let name = tls::server_name("localhost").expect("a name");
         let dialer = Dialer::new(Some((config, name)), Duration::from_secs(30));
         let address = self.public.to_string();
-        let (mut firehoses, mut tails) = (Vec::new(), Vec::new());
-        for n in 0..args.firehoses {
-            let progress = (n == 0).then(|| progress.clone());
-            firehoses.push(reader::open(&dialer, &address, &format!("/firehose/load-{n}"), progress).await);
-        }
-        for n in 0..args.tails {
-            let path = format!("/apps/{}/stream", feed::app(n % args.apps));
-            tails.push(reader::open(&dialer, &address, &path, None).await);
+        let shares = shape.shares();
+        let firehoses = (0..args.firehoses).map(|n| (format!("/firehose/load-{n}"), 1.0));
+        let tails = (0..args.tails).map(|n| n % args.apps);
+        let tails = tails.map(|app| (format!("/apps/{}/stream", feed::app(app)), shares[app]));
+        let (mut readers, mut ages) = (Vec::new(), Vec::new());
+        for (path, share) in firehoses.chain(tails) {
+            let (reader, aging) = reader::open(&dialer, &address, &path, share).await;
+            readers.push(reader);
+            ages.push(aging);
         }
         let wanted = args.firehoses + args.tails.min(args.apps);
         let admin = self.doppler_admin;
-        eventually(Duration::from_secs(60), "the Doppler knows all streams", || async move {
-            admin::subscriptions(admin).await.subscriptions.len() == wanted
-        })
+        eventually(
+            Duration::from_secs(60),
+            "the Doppler knows all streams",
+            || async move { admin::subscriptions(admin).await.subscriptions.len() == wanted },
+        )
         .await;
-        (firehoses, tails)
+        (readers, ages)
     }
 
-    /// Waits until everything that was sent is received or lost; returns the processes' sums.
-    async fn settled(&mut self, sent: u64, firehoses: &[Reader]) -> (Sums, Sums) {
-        let end = Instant::now() + Duration::from_secs(30);
+    /// What the processes say once nothing moves any more and they have told each other.
+    async fn says(&self) -> Says {
+        let (doppler, controller) = (self.doppler_admin, self.controller_admin);
+        let end = Instant::now() + ADD_UP;
         loop {
-            let doppler = sums(self.doppler_admin).await;
-            let controller = sums(self.controller_admin).await;
-            let received: u64 = counts(firehoses).iter().sum();
-            let all = sent * firehoses.len() as u64;
-            let quiet = doppler.queued + controller.queued == 0 && controller.sent >= received;
-            if quiet && received + doppler.dropped + controller.dropped >= all || Instant::now() > end {
-                return (doppler, controller);
+            let pages = [
+                admin::subscriptions(doppler).await,
+                admin::subscriptions(controller).await,
+            ];
+            let says = Says::of(&pages);
+            if says.queued + says.imbalance + says.gaps == 0 || Instant::now() >= end {
+                return says;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -271,27 +456,47 @@ impl Bench {
     }
 }
 
-fn counts(readers: &[Reader]) -> Vec<u64> {
-    readers.iter().map(|reader| reader.counted.received.load(Ordering::Relaxed)).collect()
-}
-
-/// Adds up the page `/subscriptions`.
-async fn sums(admin: SocketAddr) -> Sums {
-    let page = admin::subscriptions(admin).await;
-    let sum = page.sum();
-    let imbalances = page.subscriptions.iter().map(|open| open.account.imbalance().unsigned_abs());
-    Sums {
-        sent: sum.sent,
-        queued: sum.queued,
-        dropped: sum.lost(),
-        imbalance: imbalances.sum::<u128>(),
+impl Says {
+    fn of(pages: &[admin::Page]) -> Says {
+        let mut says = Says::default();
+        for page in pages {
+            let sum = page.sum();
+            says.queued += sum.queued;
+            says.dropped += sum.lost();
+            let open = &page.subscriptions;
+            let imbalances = open.iter().map(|open| open.account.imbalance());
+            let imbalances = imbalances.chain([page.ended().imbalance()]);
+            says.imbalance += imbalances.map(|by| by.unsigned_abs() as u64).sum::<u64>();
+            let links = open
+                .iter()
+                .flat_map(|open| &open.links)
+                .chain(&page.app_links);
+            says.gaps += links
+                .map(|link| link.sent.saturating_sub(link.received))
+                .sum::<u64>();
+        }
+        says
     }
 }
 
-/// In milliseconds, of sorted microseconds.
-fn percentile(sorted: &[u32], of: f64) -> f64 {
-    let at = ((sorted.len().saturating_sub(1)) as f64 * of) as usize;
-    round(f64::from(sorted.get(at).copied().unwrap_or(0)) / 1e3)
+impl Latency {
+    fn of(mut ages: Vec<Age>) -> Latency {
+        ages.sort_unstable_by_key(|age| age.micros);
+        let all: u64 = ages.iter().map(|age| u64::from(age.envelopes)).sum();
+        let oldest_of = |part: f64| {
+            let mut left = (all as f64 * part).ceil() as u64;
+            let last = ages.iter().find(|age| {
+                left = left.saturating_sub(age.envelopes.into());
+                left == 0
+            });
+            last.map_or(0.0, |age| round(f64::from(age.micros) / 1e3))
+        };
+        Latency {
+            p50: oldest_of(0.5),
+            p99: oldest_of(0.99),
+            p99_9: oldest_of(0.999),
+        }
+    }
 }
 
 fn round(value: f64) -> f64 {
