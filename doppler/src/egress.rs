@@ -8,9 +8,10 @@ pub mod app_link;
 pub mod firehose_link;
 mod report;
 
+use crate::metrics::Metrics;
 use crate::router::Router;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use proto::link::{self, BadMessage};
@@ -45,7 +46,15 @@ enum Link {
 
 impl Egress {
     /// Answers one HTTP request of `peer`: a handshake, or a reason why not.
-    pub fn answer(&self, mut request: Request<Incoming>, peer: &str) -> Answer {
+    pub fn answer(&self, request: Request<Incoming>, peer: &str) -> Answer {
+        let answer = self.open(request, peer);
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            Metrics::refused_request(upgrade::reason(answer.status()));
+        }
+        answer
+    }
+
+    fn open(&self, mut request: Request<Incoming>, peer: &str) -> Answer {
         let link = match self.link(&request) {
             Ok(link) => link,
             Err((status, text)) => return refuse(status, text),
@@ -78,12 +87,6 @@ impl Egress {
     }
 
     fn link(&self, request: &Request<Incoming>) -> Result<Link, (StatusCode, String)> {
-        if request.method() != Method::GET {
-            return Err((
-                StatusCode::METHOD_NOT_ALLOWED,
-                "a link is opened with GET".to_owned(),
-            ));
-        }
         if request.uri().path() == link::APPS_PATH {
             return Ok(Link::Apps);
         }

@@ -7,6 +7,7 @@ use crate::router::Router;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use std::sync::atomic::{AtomicU64, Ordering};
 use transport::ledger::{Account, Dropped, Reason};
+use transport::websocket::Ended;
 
 /// Counters and gauges of one Doppler.
 pub struct Metrics {
@@ -68,6 +69,14 @@ impl Metrics {
             "doppler_ingress_refused_messages_total",
             "gRPC messages refused as a whole, by reason"
         );
+        describe_counter!(
+            "doppler_refused_requests_total",
+            "Requests for links that were refused, by reason"
+        );
+        describe_counter!(
+            "doppler_link_faults_total",
+            "Links ended because the Traffic Controller broke the protocol or a limit, by reason"
+        );
         describe_gauge!(
             "doppler_subscriptions",
             "Firehose groups and tailed apps with a reader at the moment"
@@ -104,6 +113,18 @@ impl Metrics {
         self.conversions.add(conversions);
         for (reason, count) in dropped.iter() {
             self.dropped[reason as usize].add(count);
+        }
+    }
+
+    /// A request for a link was refused, or was not HTTP.
+    pub(crate) fn refused_request(reason: &'static str) {
+        counter!("doppler_refused_requests_total", "reason" => reason).increment(1);
+    }
+
+    /// A link ended; if its Traffic Controller did something wrong, that is counted.
+    pub(crate) fn link_ended(ended: &Ended) {
+        if let Some(reason) = ended.fault() {
+            counter!("doppler_link_faults_total", "reason" => reason).increment(1);
         }
     }
 

@@ -220,6 +220,9 @@ impl Port {
             Err(error) => return debug!(%peer, %error, "left before it spoke"),
         };
         if let Err(error) = served {
+            if error.is_parse() {
+                Metrics::refused_request("not_http");
+            }
             debug!(%peer, %error, "connection ended");
         }
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tracing::debug;
 use transport::listener::Stream;
 use transport::shutdown::Shutdown;
-use transport::websocket::upgrade::Handshake;
+use transport::websocket::upgrade::{self, Handshake};
 use transport::websocket::{Options, Socket};
 
 /// What a request needs to be served.
@@ -47,9 +47,10 @@ type Answer = Response<Full<Bytes>>;
 impl Front {
     /// Answers one request of `peer`.
     pub async fn answer(self: Arc<Front>, request: Request<Incoming>, peer: &str) -> Answer {
-        self.serve(request, peer)
-            .await
-            .unwrap_or_else(|refused| refused)
+        self.serve(request, peer).await.unwrap_or_else(|refused| {
+            Metrics::refused_request(upgrade::reason(refused.status()));
+            refused
+        })
     }
 
     async fn serve(

@@ -4,6 +4,7 @@
 use crate::page::Ledger;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use transport::ledger::{Account, Reason};
+use transport::websocket::Ended;
 
 /// Counters and gauges of one Traffic Controller.
 pub struct Metrics {
@@ -36,6 +37,18 @@ impl Metrics {
         describe_counter!(
             "traffic_controller_slow_consumers_total",
             "Clients closed for not reading"
+        );
+        describe_counter!(
+            "traffic_controller_refused_requests_total",
+            "Requests that did not become a stream, by reason"
+        );
+        describe_counter!(
+            "traffic_controller_client_faults_total",
+            "Streams ended because the client broke the protocol or a limit, by reason"
+        );
+        describe_counter!(
+            "traffic_controller_link_faults_total",
+            "What Dopplers said that is not of a link, by reason"
         );
         describe_gauge!("traffic_controller_firehoses", "Open firehose streams");
         describe_gauge!("traffic_controller_app_streams", "Open app streams");
@@ -80,6 +93,30 @@ impl Metrics {
                 })
             }),
             imbalance: gauge!("traffic_controller_accounting_imbalance"),
+        }
+    }
+
+    /// A request was refused, or was not HTTP.
+    pub(crate) fn refused_request(reason: &'static str) {
+        counter!("traffic_controller_refused_requests_total", "reason" => reason).increment(1);
+    }
+
+    /// A stream ended; if its client did something wrong, that is counted.
+    pub(crate) fn stream_ended(ended: &Ended) {
+        if let Some(reason) = ended.fault() {
+            counter!("traffic_controller_client_faults_total", "reason" => reason).increment(1);
+        }
+    }
+
+    /// A Doppler said so many things that are not of a link.
+    pub(crate) fn link_faults(reason: &'static str, count: u64) {
+        counter!("traffic_controller_link_faults_total", "reason" => reason).increment(count);
+    }
+
+    /// A link ended; if its Doppler did something wrong, that is counted.
+    pub(crate) fn link_ended(ended: &Ended) {
+        if let Some(reason) = ended.fault() {
+            Metrics::link_faults(reason, 1);
         }
     }
 

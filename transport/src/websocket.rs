@@ -216,6 +216,17 @@ impl Ended {
         }
     }
 
+    /// What the peer did wrong, as a word for a counter; `None` if it did nothing wrong.
+    pub fn fault(&self) -> Option<&'static str> {
+        match self {
+            Ended::Protocol { code: 1007, .. } => Some("not_utf8"),
+            Ended::Protocol { code: 1008, .. } => Some("over_a_limit"),
+            Ended::Protocol { code: 1009, .. } => Some("too_big"),
+            Ended::Protocol { .. } => Some("protocol"),
+            _ => None,
+        }
+    }
+
     /// The same end once more, for whoever asks again.
     fn again(&self) -> Ended {
         match self {

@@ -3,6 +3,7 @@
 
 use super::protocol;
 use super::report::Reports;
+use crate::metrics::Metrics;
 use crate::router::app_store::{Link, Refused, Taken};
 use proto::link::{self, Downstream, Upstream};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -63,6 +64,7 @@ where
     drop(link);
     match end {
         Some(ended) => {
+            Metrics::link_ended(&ended);
             debug!(peer, %ended, "app link ended");
             if let Some(close) = ended.answer() {
                 socket.close(close).await;

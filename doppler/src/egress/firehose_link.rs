@@ -2,6 +2,7 @@
 
 use super::protocol;
 use super::report::Reports;
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use proto::link::Upstream;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -64,6 +65,7 @@ where
     let vacant = member.leave(taken);
     match end {
         End::Broken(ended) => {
+            Metrics::link_ended(&ended);
             debug!(peer, %ended, unconfirmed = reports.unconfirmed(), "firehose link ended");
             if let Some(close) = ended.answer() {
                 socket.close(close).await;

@@ -6,6 +6,7 @@
 
 use super::hop::Delivered;
 use super::{Doppler, Hop, LEAVE};
+use crate::metrics::Metrics;
 use crate::topics::{Changes, Inbox, Topics};
 use bytes::Bytes;
 use proto::link::{self, APPS_PATH, Downstream, HANDLE_BYTES, Handle, Upstream};
@@ -103,6 +104,7 @@ impl AppLink {
                 () = &mut overdue => return socket.close(Close::GOING_AWAY).await,
             }
         };
+        Metrics::link_ended(&ended);
         debug!(doppler = self.doppler.address, %ended, "app link ended");
         socket.answer(&ended).await;
     }
@@ -122,6 +124,7 @@ impl AppLink {
             Ok(Downstream::Ended(ended)) => self.hop.ended_there(ended.dropped),
             Ok(Downstream::Unknown) => {}
             Err(bad) => {
+                Metrics::link_faults("malformed", 1);
                 debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
             }
         }
@@ -153,7 +156,10 @@ impl Filling {
         for message in frame::payloads(run) {
             match link::split_handle(&message) {
                 Some((handle, _)) => messages.push((handle, message.slice(HANDLE_BYTES..))),
-                None => delivered.dropped.add(Reason::Malformed, 1),
+                None => {
+                    Metrics::link_faults("malformed", 1);
+                    delivered.dropped.add(Reason::Malformed, 1);
+                }
             }
         }
         // Stable: an app's envelopes keep their order.

@@ -6,6 +6,7 @@
 //! then each is read until its Doppler has said its last count.
 
 use super::{Doppler, Hop, LEAVE, OpenError};
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -205,6 +206,7 @@ impl FirehoseLink {
     }
 
     fn ended(&mut self, ended: Ended) {
+        Metrics::link_ended(&ended);
         debug!(doppler = self.doppler.address, %ended, "firehose link ended");
         self.hop.closed();
         self.epoch = None;
@@ -263,6 +265,7 @@ impl FirehoseLink {
             // A firehose link has no handles.
             Ok(Downstream::Ended(_) | Downstream::Unknown) => {}
             Err(bad) => {
+                Metrics::link_faults("malformed", 1);
                 debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
             }
         }

@@ -1,6 +1,7 @@
 //! One connection of a client: HTTP/1.1 until it becomes a stream, and not for long.
 
 use super::Front;
+use crate::metrics::Metrics;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -55,7 +56,12 @@ where
         .with_upgrades();
     match tokio::time::timeout(KEPT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%peer, %error, "connection ended"),
+        Ok(Err(error)) => {
+            if error.is_parse() {
+                Metrics::refused_request("not_http");
+            }
+            debug!(%peer, %error, "connection ended");
+        }
         Err(_) => debug!(%peer, "asked for {KEPT:?} without becoming a stream"),
     }
 }
@@ -64,7 +70,6 @@ where
 mod tests {
     use super::*;
     use crate::access::Access;
-    use crate::metrics::Metrics;
     use crate::streams::Streams;
     use crate::topics::Topics;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

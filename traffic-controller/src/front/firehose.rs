@@ -3,6 +3,7 @@
 use super::Front;
 use crate::dopplers::LEAVE;
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
+use crate::metrics::Metrics;
 use crate::streams::Passage;
 use proto::request::Filter;
 use std::pin::{Pin, pin};
@@ -52,6 +53,9 @@ pub(super) async fn run(
             () = &mut overdue => break End::Drained,
         }
     };
+    if let End::Client(ended) = &end {
+        Metrics::stream_ended(ended);
+    }
     if let End::Client(Ended::Stalled) = end {
         front.metrics.slow_consumers.increment(1);
         warn!(peer, subscription, "slow consumer: closing with 1000");

@@ -1,6 +1,7 @@
 //! One app tail: a reader of its app's topic.
 
 use super::Front;
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use tracing::{debug, warn};
 use transport::clock::unix_ns;
@@ -29,6 +30,7 @@ pub(super) async fn run(front: &Front, app: &str, mut socket: Socket<Stream>, pe
             ended = socket.ended() => break Some(ended),
         }
     };
+    ended.iter().for_each(Metrics::stream_ended);
     match ended {
         Some(Ended::Stalled) => {
             front.metrics.slow_consumers.increment(1);

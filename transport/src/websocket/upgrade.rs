@@ -67,6 +67,18 @@ pub enum UpgradeError {
     OtherStream,
 }
 
+/// A refused request's status as a word for a counter.
+pub fn reason(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "bad_request",
+        StatusCode::UNAUTHORIZED => "unauthorized",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method",
+        StatusCode::SERVICE_UNAVAILABLE => "no_room",
+        _ => "other",
+    }
+}
+
 impl Handshake {
     /// Checks a request as RFC 6455 §4.2.1 asks, in the order of the Go Traffic Controller
     /// (spec 4.1): `Connection`, `Upgrade`, method, version, key. Offered extensions are not
