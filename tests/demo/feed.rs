@@ -53,7 +53,9 @@ impl Input {
         if let Some(path) = LOG_FILES.iter().find(readable) {
             return Input::File(PathBuf::from(path));
         }
-        let journal = std::process::Command::new("journalctl").args(["-n", "1", "-q"]).output();
+        let journal = std::process::Command::new("journalctl")
+            .args(["-n", "1", "-q"])
+            .output();
         match journal {
             Ok(output) if output.status.success() && !output.stdout.is_empty() => Input::Journal,
             _ => Input::Services,
@@ -65,9 +67,15 @@ impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Input::Stdin => f.write_str("what you pipe in"),
-            Input::File(path) => write!(f, "{} of this machine (or pipe something in)", path.display()),
+            Input::File(path) => write!(
+                f,
+                "{} of this machine (or pipe something in)",
+                path.display()
+            ),
             Input::Journal => f.write_str("this machine's journal (or pipe something in)"),
-            Input::Services => f.write_str("the services' own metrics (pipe something in for more)"),
+            Input::Services => {
+                f.write_str("the services' own metrics (pipe something in for more)")
+            }
         }
     }
 }
@@ -76,7 +84,9 @@ fn is_null(stdin: &std::io::Stdin) -> bool {
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
     let ours = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
-    let ours = ours.and_then(|file| file.metadata()).map(|metadata| metadata.rdev());
+    let ours = ours
+        .and_then(|file| file.metadata())
+        .map(|metadata| metadata.rdev());
     let null = std::fs::metadata("/dev/null").map(|metadata| metadata.rdev());
     matches!((ours, null), (Ok(ours), Ok(null)) if ours == null)
 }

@@ -22,7 +22,11 @@ impl Ledger {
         let mut lines = Vec::new();
         for service in services {
             let page = admin::subscriptions(service.admin).await;
-            lines.extend(page.subscriptions.into_iter().map(|open| Line::of(service.name, open)));
+            lines.extend(
+                page.subscriptions
+                    .into_iter()
+                    .map(|open| Line::of(service.name, open)),
+            );
         }
         Ledger(lines)
     }
@@ -36,8 +40,11 @@ impl Ledger {
 
     fn hop(&self, kind: &str) -> bool {
         let of = |line: &&Line| line.whose.starts_with(kind);
-        let (controller, dopplers): (Vec<&Line>, Vec<&Line>) =
-            self.0.iter().filter(of).partition(|line| line.process == "traffic-controller");
+        let (controller, dopplers): (Vec<&Line>, Vec<&Line>) = self
+            .0
+            .iter()
+            .filter(of)
+            .partition(|line| line.process == "traffic-controller");
         let sent: u64 = dopplers.iter().map(|line| line.account.sent).sum();
         let received: u64 = controller.iter().map(|line| line.account.offered).sum();
         sent == received
@@ -65,18 +72,34 @@ impl Line {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  process             subscription       offered + notices =    sent + dropped +  queued")?;
+        writeln!(
+            f,
+            "  process             subscription       offered + notices =    sent + dropped +  queued"
+        )?;
         for line in &self.0 {
             let account = &line.account;
-            let mark = if line.account.imbalance() == 0 { "✓" } else { "✗" };
+            let mark = if line.account.imbalance() == 0 {
+                "✓"
+            } else {
+                "✗"
+            };
             writeln!(
                 f,
                 "  {:<19} {:<16} {:>9} + {:>7} = {:>7} + {:>7} + {:>7}  {mark}",
-                line.process, line.whose, account.offered, account.notices, account.sent, account.lost(), account.queued
+                line.process,
+                line.whose,
+                account.offered,
+                account.notices,
+                account.sent,
+                account.lost(),
+                account.queued
             )?;
         }
         match self.adds_up() {
-            true => write!(f, "  It adds up, and what the Dopplers sent is what the Traffic Controller received."),
+            true => write!(
+                f,
+                "  It adds up, and what the Dopplers sent is what the Traffic Controller received."
+            ),
             false => write!(f, "  IT DOES NOT ADD UP. Please tell us."),
         }
     }

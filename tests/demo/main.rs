@@ -5,7 +5,12 @@
 //! of this machine, or the services' own logs; the Dopplers' metrics come beside it. On
 //! Ctrl-C, or when the input ends, it prints what became of every envelope.
 
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::print_stderr, reason = "it talks to a person")]
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to a person"
+)]
 
 mod feed;
 mod ledger;
@@ -29,7 +34,10 @@ async fn main() -> ExitCode {
     eprintln!("building the programs (the first time takes some minutes)");
     binaries::built();
 
-    let dopplers = [Service::doppler("doppler-1").await, Service::doppler("doppler-2").await];
+    let dopplers = [
+        Service::doppler("doppler-1").await,
+        Service::doppler("doppler-2").await,
+    ];
     let ingress: Vec<SocketAddr> = dopplers.iter().map(|doppler| doppler.address).collect();
     let controller = Service::traffic_controller(&ingress).await;
     let endpoint = format!("ws://{}", controller.address);
@@ -37,7 +45,15 @@ async fn main() -> ExitCode {
     eprintln!("{}", picture(&input, &ingress, &controller));
 
     let tail = Reader::start("tail", &["tail", APP, "--endpoint", &endpoint]);
-    let subscribe = ["subscribe", "--id", SUBSCRIPTION, "--output", "counts", "--endpoint", &endpoint];
+    let subscribe = [
+        "subscribe",
+        "--id",
+        SUBSCRIPTION,
+        "--output",
+        "counts",
+        "--endpoint",
+        &endpoint,
+    ];
     let firehose = Reader::start("firehose", &subscribe);
     let services: Vec<&Service> = dopplers.iter().chain([&controller]).collect();
     ledger::readers_are_in_place(&services, 2).await;

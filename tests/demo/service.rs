@@ -23,17 +23,37 @@ pub(crate) struct Service {
 impl Service {
     /// Starts a Doppler.
     pub(crate) async fn doppler(name: &'static str) -> Service {
-        Service::start(name, &binaries::doppler(), &["--port=0".to_owned()], "grpc bound to: ").await
+        Service::start(
+            name,
+            &binaries::doppler(),
+            &["--port=0".to_owned()],
+            "grpc bound to: ",
+        )
+        .await
     }
 
     /// Starts the Traffic Controller.
     pub(crate) async fn traffic_controller(dopplers: &[SocketAddr]) -> Service {
         let addresses: Vec<String> = dopplers.iter().map(SocketAddr::to_string).collect();
-        let arguments = ["--port=0".to_owned(), format!("--router-addrs={}", addresses.join(","))];
-        Service::start("traffic-controller", &binaries::traffic_controller(), &arguments, "ws bound to: ").await
+        let arguments = [
+            "--port=0".to_owned(),
+            format!("--router-addrs={}", addresses.join(",")),
+        ];
+        Service::start(
+            "traffic-controller",
+            &binaries::traffic_controller(),
+            &arguments,
+            "ws bound to: ",
+        )
+        .await
     }
 
-    async fn start(name: &'static str, program: &Path, arguments: &[String], bound: &str) -> Service {
+    async fn start(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        bound: &str,
+    ) -> Service {
         let mut child = command(program)
             .args(arguments)
             .stdout(Stdio::null())
@@ -62,7 +82,10 @@ impl Service {
 async fn address(lines: &mut Lines<BufReader<ChildStderr>>, bound: &str) -> SocketAddr {
     let mut said = String::new();
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Some(address) = line.strip_prefix(bound).and_then(|address| address.parse().ok()) {
+        if let Some(address) = line
+            .strip_prefix(bound)
+            .and_then(|address| address.parse().ok())
+        {
             return address;
         }
         said.push_str(&line);
@@ -78,7 +101,9 @@ async fn address_again(lines: &mut Lines<BufReader<ChildStderr>>) -> SocketAddr 
 /// Passes on what a person should see.
 async fn show_warnings(name: &str, mut lines: Lines<BufReader<ChildStderr>>) {
     while let Ok(Some(line)) = lines.next_line().await {
-        if line.contains("ERROR") || (line.contains("WARN") && !line.contains("access control is off")) {
+        if line.contains("ERROR")
+            || (line.contains("WARN") && !line.contains("access control is off"))
+        {
             eprintln!("{name}: {line}");
         }
     }
@@ -94,7 +119,11 @@ impl Reader {
         let mut child = command(&binaries::firehose())
             .args(arguments)
             .arg("--quiet")
-            .stdout(if name == "tail" { Stdio::inherit() } else { Stdio::piped() })
+            .stdout(if name == "tail" {
+                Stdio::inherit()
+            } else {
+                Stdio::piped()
+            })
             .stderr(Stdio::inherit())
             .spawn()
             .expect("it was built");
@@ -118,7 +147,14 @@ impl Reader {
 /// One `firehose emit`, fed through a pipe.
 pub(crate) fn emitter(doppler: SocketAddr, app: &str) -> Child {
     command(&binaries::firehose())
-        .args(["emit", "--quiet", "--app", app, "--doppler", &doppler.to_string()])
+        .args([
+            "emit",
+            "--quiet",
+            "--app",
+            app,
+            "--doppler",
+            &doppler.to_string(),
+        ])
         .stdin(Stdio::piped())
         .spawn()
         .expect("it was built")
@@ -126,14 +162,20 @@ pub(crate) fn emitter(doppler: SocketAddr, app: &str) -> Child {
 
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
     command
 }
 
 /// Signals our child by its id and waits for its end; kills it if it takes too long.
 async fn end(child: &mut Child, signal: &str, patience: Duration) {
     if let Some(id) = child.id() {
-        let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status().await;
+        let _ = Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {id}")])
+            .status()
+            .await;
     }
     if tokio::time::timeout(patience, child.wait()).await.is_err() {
         let _ = child.kill().await;

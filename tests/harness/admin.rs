@@ -17,11 +17,16 @@ pub struct Page {
     ended: Ended,
 }
 
-/// The sums of what is over: one at a Doppler, two at a Traffic Controller.
+/// The sums of what is over: one at a Doppler, one for each endpoint at a Traffic Controller.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum Ended {
-    Both { firehose: Account, stream: Account },
+    Both {
+        firehose: Account,
+        stream: Account,
+        #[serde(default)]
+        firehose_links: Hop,
+    },
     One(Account),
 }
 
@@ -63,6 +68,8 @@ pub struct Hop {
     pub sent: u64,
     /// What arrived.
     pub received: u64,
+    /// What was sent and did not arrive, in lives of the link that are over.
+    pub gap: u64,
 }
 
 /// `offered + notices = sent + dropped + queued`.
@@ -108,7 +115,9 @@ impl Page {
     pub fn ended(&self) -> Account {
         match &self.ended {
             Ended::One(account) => account.clone(),
-            Ended::Both { firehose, stream } => {
+            Ended::Both {
+                firehose, stream, ..
+            } => {
                 let mut sum = firehose.clone();
                 sum.add(stream);
                 sum
@@ -119,14 +128,29 @@ impl Page {
     /// The sums of everything, open or over.
     pub fn sum(&self) -> Account {
         let mut sum = self.ended();
-        self.subscriptions.iter().for_each(|subscription| sum.add(&subscription.account));
+        self.subscriptions
+            .iter()
+            .for_each(|subscription| sum.add(&subscription.account));
         sum
+    }
+
+    /// What got lost between Dopplers and this Traffic Controller.
+    pub fn gap(&self) -> u64 {
+        let open = self.subscriptions.iter().flat_map(|open| &open.links);
+        let links = open.chain(&self.app_links).map(|hop| hop.gap);
+        let over = match &self.ended {
+            Ended::Both { firehose_links, .. } => firehose_links.gap,
+            Ended::One(_) => 0,
+        };
+        links.sum::<u64>() + over
     }
 
     /// The sums of the open firehoses with that id and filter ("everything", "logs",
     /// "metrics"), and how many there are.
     pub fn firehose(&self, id: &str, filter: &str) -> (Account, usize) {
-        self.those(|open| open.firehose.as_deref() == Some(id) && open.filter.as_deref() == Some(filter))
+        self.those(|open| {
+            open.firehose.as_deref() == Some(id) && open.filter.as_deref() == Some(filter)
+        })
     }
 
     /// The sums of the open streams of an app, and how many there are.
@@ -136,7 +160,10 @@ impl Page {
 
     /// How many members the open firehose groups with that id have at a Doppler.
     pub fn members(&self, id: &str) -> usize {
-        let these = self.subscriptions.iter().filter(|open| open.firehose.as_deref() == Some(id));
+        let these = self
+            .subscriptions
+            .iter()
+            .filter(|open| open.firehose.as_deref() == Some(id));
         these.filter_map(|open| open.members).sum()
     }
 
@@ -171,23 +198,26 @@ struct Sample {
 impl Metrics {
     /// Reads Prometheus' text format.
     pub fn parse(text: &str) -> Metrics {
-        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (name, labels) = match series.split_once('{') {
-                Some((name, labels)) => (name, labels.strip_suffix('}')?),
-                None => (series, ""),
-            };
-            let label = |pair: &str| {
-                let (key, value) = pair.split_once('=')?;
-                Some((key.to_owned(), value.trim_matches('"').to_owned()))
-            };
-            let labels = labels.split(',').filter_map(label).collect();
-            Some(Sample {
-                name: name.to_owned(),
-                labels,
-                value: value.parse().ok()?,
-            })
-        });
+        let samples = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (name, labels) = match series.split_once('{') {
+                    Some((name, labels)) => (name, labels.strip_suffix('}')?),
+                    None => (series, ""),
+                };
+                let label = |pair: &str| {
+                    let (key, value) = pair.split_once('=')?;
+                    Some((key.to_owned(), value.trim_matches('"').to_owned()))
+                };
+                let labels = labels.split(',').filter_map(label).collect();
+                Some(Sample {
+                    name: name.to_owned(),
+                    labels,
+                    value: value.parse().ok()?,
+                })
+            });
         Metrics(samples.collect())
     }
 
@@ -201,10 +231,15 @@ impl Metrics {
         these.map(|sample| sample.value).sum()
     }
 
-    /// The sums of all counters that have a reason, by reason: everything that went wrong.
-    pub fn by_reason(&self) -> BTreeMap<&str, f64> {
+    /// How often a peer did wrong, by reason: the sums of all counters with a reason that do
+    /// not count envelopes.
+    pub fn wrongs(&self) -> BTreeMap<&str, f64> {
         let mut sums = BTreeMap::new();
-        for sample in &self.0 {
+        for sample in self
+            .0
+            .iter()
+            .filter(|sample| !sample.name.contains("_envelopes_"))
+        {
             if let Some((_, reason)) = sample.labels.iter().find(|(key, _)| key == "reason") {
                 *sums.entry(&reason[..]).or_insert(0.0) += sample.value;
             }
@@ -216,8 +251,13 @@ impl Metrics {
     /// does not say.
     #[track_caller]
     pub fn imbalance(&self) -> f64 {
-        let gauge = self.0.iter().find(|sample| sample.name.ends_with("accounting_imbalance"));
-        gauge.expect("every process says whether its accounts add up").value
+        let gauge = self
+            .0
+            .iter()
+            .find(|sample| sample.name.ends_with("accounting_imbalance"));
+        gauge
+            .expect("every process says whether its accounts add up")
+            .value
     }
 }
 
@@ -242,9 +282,17 @@ pub async fn get(admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)
     tcp.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::InvalidData)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((
+        status.ok_or(std::io::ErrorKind::InvalidData)?,
+        body.to_owned(),
+    ))
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub fn traffic_controller() -> PathBuf {
 /// Where the command `firehose` is.
 pub fn firehose() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build(&["firehose-client"])).join("firehose")
+    BUILT
+        .get_or_init(|| build(&["firehose-client"]))
+        .join("firehose")
 }
 
 /// Builds all of them; returns the directory of the running profile, where they are.
@@ -38,7 +40,9 @@ fn build(packages: &[&str]) -> PathBuf {
     let mut directory = us.parent().expect("a file lies in a directory");
     // Tests lie in `deps`, programs beside it.
     if directory.ends_with("deps") {
-        directory = directory.parent().expect("deps lies in the profile's directory");
+        directory = directory
+            .parent()
+            .expect("deps lies in the profile's directory");
     }
     let (target, name) = (directory.parent(), directory.file_name());
     let (Some(target), Some(name)) = (target, name.and_then(|name| name.to_str())) else {

@@ -86,13 +86,15 @@ impl Builder {
 
     /// Another flag for every Doppler.
     pub fn doppler_flag(mut self, flag: &str, value: impl ToString) -> Builder {
-        self.doppler_args.extend([flag.to_owned(), value.to_string()]);
+        self.doppler_args
+            .extend([flag.to_owned(), value.to_string()]);
         self
     }
 
     /// Another flag for every Traffic Controller.
     pub fn controller_flag(mut self, flag: &str, value: impl ToString) -> Builder {
-        self.controller_args.extend([flag.to_owned(), value.to_string()]);
+        self.controller_args
+            .extend([flag.to_owned(), value.to_string()]);
         self
     }
 
@@ -115,9 +117,18 @@ impl Builder {
         let mut doppler_args = vec!["--address".to_owned(), "127.0.0.1".to_owned()];
         let mut controller_args = doppler_args.clone();
         if let Some(certs) = &certs {
-            let file = |path: PathBuf| path.to_str().expect("a temporary directory is text").to_owned();
+            let file = |path: PathBuf| {
+                path.to_str()
+                    .expect("a temporary directory is text")
+                    .to_owned()
+            };
             let pair = |flag: &str, pair: Pair| {
-                [format!("--{flag}cert-file"), file(pair.cert), format!("--{flag}key-file"), file(pair.key)]
+                [
+                    format!("--{flag}cert-file"),
+                    file(pair.cert),
+                    format!("--{flag}key-file"),
+                    file(pair.key),
+                ]
             };
             doppler_args.extend(pair("", certs.pair("doppler")));
             doppler_args.extend(["--ca-file".to_owned(), file(certs.ca())]);
@@ -146,12 +157,19 @@ impl Builder {
             cluster.dopplers.push(doppler);
         }
         let dopplers = cluster.dopplers.iter().map(|doppler| doppler.address);
-        let addresses: Vec<String> = dopplers.chain(self.elsewhere).map(|address| address.to_string()).collect();
+        let addresses: Vec<String> = dopplers
+            .chain(self.elsewhere)
+            .map(|address| address.to_string())
+            .collect();
         if !addresses.is_empty() {
-            cluster.controller_args.extend(["--router-addrs".to_owned(), addresses.join(",")]);
+            cluster
+                .controller_args
+                .extend(["--router-addrs".to_owned(), addresses.join(",")]);
         }
         for n in 0..self.controllers {
-            let controller = cluster.start_controller(&format!("traffic-controller {n}")).await;
+            let controller = cluster
+                .start_controller(&format!("traffic-controller {n}"))
+                .await;
             cluster.controllers.push(controller);
         }
         for controller in &cluster.controllers {
@@ -203,7 +221,10 @@ impl Cluster {
     pub async fn subscribed(&self, id: &str, count: usize) {
         for doppler in &self.dopplers {
             let what = format!("{count} readers of {id} at {}", doppler.process.name());
-            eventually(LINKED, &what, async || doppler.page().await.members(id) == count).await;
+            eventually(LINKED, &what, async || {
+                doppler.page().await.members(id) == count
+            })
+            .await;
         }
     }
 
@@ -215,10 +236,16 @@ impl Cluster {
             eventually(LINKED, &what, async || {
                 let page = doppler.page().await;
                 let mut queues = std::collections::HashMap::new();
-                for app in page.subscriptions.iter().filter_map(|open| open.app.as_deref()) {
+                for app in page
+                    .subscriptions
+                    .iter()
+                    .filter_map(|open| open.app.as_deref())
+                {
                     *queues.entry(app).or_insert(0) += 1;
                 }
-                apps.clone().into_iter().all(|app| queues.get(&*guid(app)) == Some(&links))
+                apps.clone()
+                    .into_iter()
+                    .all(|app| queues.get(&*guid(app)) == Some(&links))
             })
             .await;
         }
@@ -226,11 +253,24 @@ impl Cluster {
 
     /// Panics unless every account of every process adds up, and each process thinks so too.
     pub async fn assert_balanced(&self) {
-        let dopplers = self.dopplers.iter().map(|doppler| (&doppler.process, doppler.admin));
-        let controllers = self.controllers.iter().map(|controller| (&controller.process, controller.admin));
+        let dopplers = self
+            .dopplers
+            .iter()
+            .map(|doppler| (&doppler.process, doppler.admin));
+        let controllers = self
+            .controllers
+            .iter()
+            .map(|controller| (&controller.process, controller.admin));
         for (process, admin) in dopplers.chain(controllers) {
-            admin::subscriptions(admin).await.assert_balanced(process.name());
-            assert_eq!(admin::metrics(admin).await.imbalance(), 0.0, "{}", process.name());
+            admin::subscriptions(admin)
+                .await
+                .assert_balanced(process.name());
+            assert_eq!(
+                admin::metrics(admin).await.imbalance(),
+                0.0,
+                "{}",
+                process.name()
+            );
         }
     }
 }
@@ -251,12 +291,16 @@ impl Doppler {
 
     /// An agent known as `id` that sends `workload` here.
     pub async fn producer(&self, id: u32, workload: Workload) -> Producer {
-        Producer::open(self.address, self.tls().as_ref(), id, workload).await.unwrap()
+        Producer::open(self.address, self.tls().as_ref(), id, workload)
+            .await
+            .unwrap()
     }
 
     /// An agent's connection, for any calls.
     pub async fn connection(&self) -> Connection {
-        Connection::open(self.address, self.tls().as_ref()).await.unwrap()
+        Connection::open(self.address, self.tls().as_ref())
+            .await
+            .unwrap()
     }
 
     /// Its page `/subscriptions`.
@@ -291,16 +335,24 @@ impl Controller {
 
     /// A reader of that app's stream.
     pub fn tail(&self, app: u32) -> Opening {
-        self.reader(&format!("/apps/{}/stream", guid(app))).only(app)
+        self.reader(&format!("/apps/{}/stream", guid(app)))
+            .only(app)
     }
 
     /// Waits until its app links to these Dopplers are open.
     pub async fn reads_from(&self, dopplers: &[Doppler]) {
-        let addresses: Vec<String> = dopplers.iter().map(|doppler| doppler.address.to_string()).collect();
+        let addresses: Vec<String> = dopplers
+            .iter()
+            .map(|doppler| doppler.address.to_string())
+            .collect();
         let what = format!("{} is linked to {addresses:?}", self.process.name());
         eventually(LINKED, &what, async || {
             let page = self.page().await;
-            let open = |address: &String| page.app_links.iter().any(|hop| hop.connected && hop.doppler == *address);
+            let open = |address: &String| {
+                page.app_links
+                    .iter()
+                    .any(|hop| hop.connected && hop.doppler == *address)
+            };
             addresses.iter().all(open)
         })
         .await;

@@ -147,7 +147,9 @@ impl Workload {
 
 /// Nanoseconds since 1970, as envelopes are stamped.
 pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is later than 1970");
     since.as_nanos() as i64
 }
 
@@ -227,7 +229,11 @@ fn envelope(mark: Mark, message: Body) -> Envelope {
         timestamp: now(),
         source_id: guid(mark.app),
         instance_id: "0".into(),
-        tags: [(MARK.to_owned(), mark.to_string()), ("origin".to_owned(), "test".to_owned())].into(),
+        tags: [
+            (MARK.to_owned(), mark.to_string()),
+            ("origin".to_owned(), "test".to_owned()),
+        ]
+        .into(),
         message: Some(message),
         ..Envelope::default()
     }

@@ -48,7 +48,11 @@ impl FakeDoppler {
     /// Waits for the next link whose path begins so; others are dropped.
     pub async fn link(&mut self, path: &str) -> Link {
         loop {
-            let link = self.links.recv().await.expect("the listener lives as long as this");
+            let link = self
+                .links
+                .recv()
+                .await
+                .expect("the listener lives as long as this");
             if link.path.starts_with(path) {
                 return link;
             }
@@ -61,7 +65,9 @@ async fn accept(tcp: TcpStream) -> Option<Link> {
     let mut path = String::new();
     let answer = |request: &Request, mut response: Response| {
         path = request.uri().to_string();
-        response.headers_mut().insert("sec-websocket-protocol", PROTOCOL.parse().unwrap());
+        response
+            .headers_mut()
+            .insert("sec-websocket-protocol", PROTOCOL.parse().unwrap());
         Ok(response)
     };
     let socket = accept_hdr_async(tcp, answer).await.ok()?;
@@ -98,7 +104,10 @@ impl Link {
                     let code = u16::from(close.code).to_be_bytes();
                     [&code[..], close.reason.as_bytes()].concat()
                 });
-                return Some(Frame { first: 0x88, payload });
+                return Some(Frame {
+                    first: 0x88,
+                    payload,
+                });
             }
         }
         None

@@ -46,7 +46,11 @@ const POLL: Duration = Duration::from_millis(10);
 /// Waits until `condition` holds; panics, at the caller's line, if it does not within
 /// `deadline`.
 #[track_caller]
-pub fn eventually<F, C>(deadline: Duration, what: &str, condition: C) -> impl Future<Output = ()> + use<F, C>
+pub fn eventually<F, C>(
+    deadline: Duration,
+    what: &str,
+    condition: C,
+) -> impl Future<Output = ()> + use<F, C>
 where
     C: FnMut() -> F,
     F: Future<Output = bool>,
@@ -55,7 +59,10 @@ where
     let what = what.to_owned();
     let holds = within(deadline, condition);
     async move {
-        assert!(holds.await, "not within {deadline:?}: {what} (asked at {caller})");
+        assert!(
+            holds.await,
+            "not within {deadline:?}: {what} (asked at {caller})"
+        );
     }
 }
 

@@ -59,7 +59,11 @@ pub enum Signal {
 
 impl Process {
     /// Starts `program` under `name` with these arguments and an empty environment.
-    pub fn start<A: AsRef<OsStr>>(name: &str, program: &Path, args: impl IntoIterator<Item = A>) -> Process {
+    pub fn start<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Process {
         let mut child = Command::new(program)
             .args(args)
             .env_clear()
@@ -106,19 +110,32 @@ impl Process {
 
     /// Whether a line of its log contains `text`.
     pub fn logged(&self, text: &str) -> bool {
-        self.lines.lock().unwrap().iter().any(|line| line.contains(text))
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains(text))
     }
 
     /// The address behind `prefix` ("ws bound to: "), once the process has said it.
     pub async fn bound(&mut self, prefix: &str) -> SocketAddr {
         let mut address = None;
         let told = within(START, || {
-            address = self.log().iter().find_map(|line| line.strip_prefix(prefix)?.parse().ok());
+            address = self
+                .log()
+                .iter()
+                .find_map(|line| line.strip_prefix(prefix)?.parse().ok());
             let over = address.is_some() || self.exited().is_some();
             async move { over }
         });
         told.await;
-        address.unwrap_or_else(|| panic!("{} did not say {prefix:?}:\n{}", self.name, self.log().join("\n")))
+        address.unwrap_or_else(|| {
+            panic!(
+                "{} did not say {prefix:?}:\n{}",
+                self.name,
+                self.log().join("\n")
+            )
+        })
     }
 
     /// How it ended, if it has.
@@ -137,7 +154,9 @@ impl Process {
         });
         ended.await;
         match status {
-            Some(status) => status.code().unwrap_or_else(|| panic!("{} was ended by {status}", self.name)),
+            Some(status) => status
+                .code()
+                .unwrap_or_else(|| panic!("{} was ended by {status}", self.name)),
             None => panic!("{} still runs after {deadline:?}", self.name),
         }
     }
@@ -161,8 +180,14 @@ impl Process {
             Signal::Continue => "CONT",
         };
         // Our child, not waited for yet: the id is still its own. `kill` is in every shell.
-        let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "could not signal {}", self.name);
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.id())])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "could not signal {}",
+            self.name
+        );
     }
 
     /// What it has used so far; zeros once it has ended.
@@ -178,7 +203,9 @@ impl Drop for Process {
         if std::thread::panicking() {
             let log = self.log();
             eprintln!("---- the last lines of {} ----", self.name);
-            log[log.len().saturating_sub(SHOWN)..].iter().for_each(|line| eprintln!("{line}"));
+            log[log.len().saturating_sub(SHOWN)..]
+                .iter()
+                .for_each(|line| eprintln!("{line}"));
         }
     }
 }

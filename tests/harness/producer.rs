@@ -4,8 +4,9 @@
 //! send any bytes at all.
 
 use crate::envelopes::{Workload, batch};
-use crate::stream::{Stream, Tls};
+use crate::stream::{Stream, Tls, Wire};
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -30,7 +31,7 @@ type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 pub struct Connection {
     requests: SendRequest<Body>,
     authority: String,
-    driver: JoinHandle<()>,
+    wire: Wire,
 }
 
 /// One gRPC call with a stream of messages.
@@ -62,17 +63,16 @@ impl Connection {
     /// Connects to a Doppler.
     pub async fn open(address: SocketAddr, tls: Option<&Tls>) -> io::Result<Connection> {
         let stream = Stream::connect(address, tls, None).await?;
+        let wire = stream.wire()?;
         let handshake = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
         let (requests, connection) = handshake.await.map_err(io::Error::other)?;
-        let driver = tokio::spawn(async move {
-            // Every call tells what became of it.
-            let _ = connection.await;
-        });
+        // Every call tells what became of it.
+        tokio::spawn(connection.map(drop));
         let scheme = if tls.is_some() { "https" } else { "http" };
         Ok(Connection {
             requests,
             authority: format!("{scheme}://{address}"),
-            driver,
+            wire,
         })
     }
 
@@ -100,12 +100,7 @@ impl Connection {
 
     /// Hangs up without a word, whatever is under way.
     pub fn cut(self) {
-        self.driver.abort();
-    }
-
-    /// Whether the Doppler has ended it.
-    pub fn is_over(&self) -> bool {
-        self.driver.is_finished()
+        self.wire.cut();
     }
 }
 
@@ -114,7 +109,10 @@ impl Call {
     /// or garbage. Waits while the Doppler grants no window.
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), Refused> {
         let messages = self.messages.as_ref().ok_or(Refused)?;
-        messages.send(Ok(Frame::data(bytes))).await.map_err(|_| Refused)
+        messages
+            .send(Ok(Frame::data(bytes)))
+            .await
+            .map_err(|_| Refused)
     }
 
     /// Says that there is no more, and waits for the answer.
@@ -184,7 +182,8 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {
         let escaped = behind.get(..2).filter(|_| byte == b'%');
-        let escaped = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let escaped = escaped
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         decoded.push(escaped.unwrap_or(byte));
         rest = &behind[if escaped.is_some() { 2 } else { 0 }..];
     }
@@ -202,7 +201,12 @@ pub struct Producer {
 
 impl Producer {
     /// An agent known as `id` that sends `workload`.
-    pub async fn open(address: SocketAddr, tls: Option<&Tls>, id: u32, workload: Workload) -> io::Result<Producer> {
+    pub async fn open(
+        address: SocketAddr,
+        tls: Option<&Tls>,
+        id: u32,
+        workload: Workload,
+    ) -> io::Result<Producer> {
         let connection = Connection::open(address, tls).await?;
         Ok(Producer {
             id,
@@ -218,7 +222,8 @@ impl Producer {
         let end = self.sent + count;
         while self.sent < end {
             let next = end.min(self.sent + BATCH);
-            let envelopes = (self.sent..next).map(|sequence| self.workload.envelope(self.id, sequence));
+            let envelopes =
+                (self.sent..next).map(|sequence| self.workload.envelope(self.id, sequence));
             let batch = batch(envelopes);
             let sent = self.call.send(batch).await;
             assert_eq!(sent, Ok(()), "the Doppler refused producer {}", self.id);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// The most that is waited for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// The most that is waited for an answer: more than any patience of the processes.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// A key for handshakes, and what answers it (RFC 6455 §1.3).
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -68,7 +68,12 @@ impl Raw {
     }
 
     /// A client that has sent a WebSocket handshake for `path` and got 101.
-    pub async fn websocket(address: SocketAddr, tls: Option<&Tls>, path: &str, headers: &[&str]) -> Raw {
+    pub async fn websocket(
+        address: SocketAddr,
+        tls: Option<&Tls>,
+        path: &str,
+        headers: &[&str],
+    ) -> Raw {
         let mut raw = Raw::connect(address, tls).await;
         raw.send(handshake(path, headers).as_bytes()).await;
         let response = raw.response().await;
@@ -92,7 +97,11 @@ impl Raw {
                 return response;
             }
             let read = self.read().await;
-            assert!(matches!(read, Ok(1..)), "no whole response: {read:?} after {:?}", self.text());
+            assert!(
+                matches!(read, Ok(1..)),
+                "no whole response: {read:?} after {:?}",
+                self.text()
+            );
         }
     }
 
@@ -105,7 +114,9 @@ impl Raw {
             match self.read().await {
                 Ok(1..) => {}
                 Ok(0) => return None,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => panic!("neither a frame nor an end"),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    panic!("neither a frame nor an end")
+                }
                 Err(_) => return None,
             }
         }
@@ -143,8 +154,14 @@ impl Raw {
     /// `deadline`.
     pub async fn hung_up(&mut self, deadline: Duration) -> (String, Duration) {
         let began = Instant::now();
-        let read = timeout(deadline, async { while matches!(self.read().await, Ok(1..)) {} });
-        assert!(read.await.is_ok(), "not hung up after {deadline:?}: {:?}", self.text());
+        let read = timeout(deadline, async {
+            while matches!(self.read().await, Ok(1..)) {}
+        });
+        assert!(
+            read.await.is_ok(),
+            "not hung up after {deadline:?}: {:?}",
+            self.text()
+        );
         (self.text(), began.elapsed())
     }
 
@@ -160,7 +177,10 @@ impl Raw {
     }
 
     fn take_response(&mut self) -> Option<Response> {
-        let end = self.buffer.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let end = self
+            .buffer
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
         let mut lines = head.split("\r\n");
         let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
@@ -173,7 +193,9 @@ impl Raw {
             headers,
             body: String::new(),
         };
-        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = response
+            .header("content-length")
+            .map_or(0, |length| length.parse().unwrap());
         if self.buffer.len() < end + 4 + length {
             return None;
         }
@@ -187,8 +209,16 @@ impl Raw {
             return None;
         };
         let (header, length) = match second & 0x7F {
-            126 => (4, usize::from(u16::from_be_bytes(self.buffer.get(2..4)?.try_into().unwrap()))),
-            127 => (10, u64::from_be_bytes(self.buffer.get(2..10)?.try_into().unwrap()) as usize),
+            126 => (
+                4,
+                usize::from(u16::from_be_bytes(
+                    self.buffer.get(2..4)?.try_into().unwrap(),
+                )),
+            ),
+            127 => (
+                10,
+                u64::from_be_bytes(self.buffer.get(2..10)?.try_into().unwrap()) as usize,
+            ),
             length => (2, usize::from(length)),
         };
         let mask = if second & 0x80 == 0 { 0 } else { 4 };
@@ -199,7 +229,10 @@ impl Raw {
         let key: Vec<u8> = frame[header..header + mask].to_vec();
         let mut payload = frame.split_off(header + mask).to_vec();
         if mask > 0 {
-            payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+            payload
+                .iter_mut()
+                .zip(key.iter().cycle())
+                .for_each(|(byte, key)| *byte ^= key);
         }
         Some(Frame { first, payload })
     }
@@ -219,7 +252,12 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let key = [0x37, 0xFA, 0x21, 0x3D];
     let mut frame = head(first, payload.len(), 0x80);
     frame.extend(key);
-    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
     frame
 }
 

@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
@@ -103,7 +103,8 @@ impl Opening {
         self
     }
 
-    /// Lets the kernel keep only about so many bytes that this reader has not read.
+    /// Lets the kernel keep only about so many bytes that this reader has not read. Fewer than
+    /// 64 KiB, a segment of loopback, make it slow.
     pub fn receive_buffer(mut self, bytes: u32) -> Opening {
         self.receive_buffer = Some(bytes);
         self
@@ -138,7 +139,9 @@ impl Opening {
         };
         let stream = Stream::connect(self.address, self.tls.as_ref(), self.receive_buffer).await;
         let stream = stream.map_err(|error| broken(&error))?;
-        let mut request = format!("ws://{}{}", self.address, self.path).into_client_request().unwrap();
+        let mut request = format!("ws://{}{}", self.address, self.path)
+            .into_client_request()
+            .unwrap();
         for (name, value) in &self.headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
@@ -148,7 +151,8 @@ impl Opening {
             Err(Error::Http(response)) => {
                 return Err(Refused {
                     status: response.status().as_u16(),
-                    body: String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned(),
+                    body: String::from_utf8_lossy(response.body().as_deref().unwrap_or_default())
+                        .into_owned(),
                 });
             }
             Err(error) => return Err(broken(&error)),
@@ -226,7 +230,9 @@ impl Reader {
     /// Waits for the end of the stream.
     #[track_caller]
     pub fn ended(&self, deadline: Duration) -> impl Future<Output = Ended> + '_ {
-        let ended = eventually(deadline, "the stream ends", async || self.is_over().is_some());
+        let ended = eventually(deadline, "the stream ends", async || {
+            self.is_over().is_some()
+        });
         async move {
             ended.await;
             self.is_over().expect("just asked")
@@ -318,9 +324,17 @@ impl Reading {
                 None
             }
             Message::Close(None) => Some(Ended::Closed(None, String::new())),
-            Message::Close(Some(frame)) => Some(Ended::Closed(Some(frame.code.into()), frame.reason.to_string())),
+            Message::Close(Some(frame)) => Some(Ended::Closed(
+                Some(frame.code.into()),
+                frame.reason.to_string(),
+            )),
             Message::Text(text) => {
-                self.shared.seen.lock().unwrap().strange.push(format!("a text: {text}"));
+                self.shared
+                    .seen
+                    .lock()
+                    .unwrap()
+                    .strange
+                    .push(format!("a text: {text}"));
                 None
             }
             // tungstenite answers pings.

@@ -84,7 +84,11 @@ impl Seen {
             self.take_marked(&envelope, mark, only);
         } else if let Some((delta, total)) = notice(&envelope) {
             let after = self.marked;
-            self.notices.push(Notice { delta, total, after });
+            self.notices.push(Notice {
+                delta,
+                total,
+                after,
+            });
         } else if envelope.origin == OWN {
             self.own.push(envelope.timestamp());
         } else {
@@ -133,13 +137,19 @@ impl Seen {
                 self.duplicates += u64::from((*mine & their).count_ones());
                 *mine |= their;
             }
-            ours.count = ours.bits.iter().map(|word| u64::from(word.count_ones())).sum();
+            ours.count = ours
+                .bits
+                .iter()
+                .map(|word| u64::from(word.count_ones()))
+                .sum();
         }
     }
 
     /// Different envelopes of that producer.
     pub fn of(&self, producer: u32) -> u64 {
-        self.producers.get(&producer).map_or(0, |sequence| sequence.count)
+        self.producers
+            .get(&producer)
+            .map_or(0, |sequence| sequence.count)
     }
 
     /// Different envelopes of all producers.
@@ -149,7 +159,9 @@ impl Seen {
 
     /// Whether that envelope was seen.
     pub fn has(&self, producer: u32, sequence: u64) -> bool {
-        self.producers.get(&producer).is_some_and(|seen| seen.has(sequence))
+        self.producers
+            .get(&producer)
+            .is_some_and(|seen| seen.has(sequence))
     }
 
     /// The last envelope of that producer to arrive.
@@ -170,8 +182,17 @@ impl Seen {
     /// Panics if anything was double, out of order, foreign or strange.
     #[track_caller]
     pub fn assert_clean(&self, who: &str) {
-        let wrong = (self.duplicates, self.disordered, self.foreign, &self.strange[..]);
-        assert_eq!(wrong, (0, 0, 0, &[][..]), "{who}: duplicates, disordered, foreign, strange");
+        let wrong = (
+            self.duplicates,
+            self.disordered,
+            self.foreign,
+            &self.strange[..],
+        );
+        assert_eq!(
+            wrong,
+            (0, 0, 0, &[][..]),
+            "{who}: duplicates, disordered, foreign, strange"
+        );
     }
 
     /// Panics unless this is exactly `expected` envelopes, each once and in order, without loss.
@@ -187,10 +208,14 @@ impl Seen {
 fn claims(envelope: &Envelope, app: u32) -> bool {
     let app = guid(app);
     let claimed = match envelope.event_type() {
-        EventType::LogMessage => envelope.log_message.as_ref().map(|log| log.app_id().to_owned()),
-        EventType::ContainerMetric => {
-            envelope.container_metric.as_ref().map(|metric| metric.application_id.clone())
-        }
+        EventType::LogMessage => envelope
+            .log_message
+            .as_ref()
+            .map(|log| log.app_id().to_owned()),
+        EventType::ContainerMetric => envelope
+            .container_metric
+            .as_ref()
+            .map(|metric| metric.application_id.clone()),
         EventType::HttpStartStop => {
             let http = envelope.http_start_stop.as_ref();
             http.and_then(|http| http.application_id.as_ref()).map(uuid)
@@ -204,7 +229,14 @@ fn claims(envelope: &Envelope, app: u32) -> bool {
 fn uuid(uuid: &proto::v1::Uuid) -> String {
     let bytes = [uuid.low.to_le_bytes(), uuid.high.to_le_bytes()].concat();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
 }
 
 /// The delta and total of a notice of loss, in either form.
@@ -221,7 +253,9 @@ fn notice(envelope: &Envelope) -> Option<(u64, u64)> {
         return None;
     }
     let text = std::str::from_utf8(&log.message).ok()?;
-    let (delta, rest) = text.strip_prefix("Log message output is too high. ")?.split_once(" messages dropped (Total ")?;
+    let (delta, rest) = text
+        .strip_prefix("Log message output is too high. ")?
+        .split_once(" messages dropped (Total ")?;
     let (total, _) = rest.split_once(" messages dropped) from DopplerServer to app stream.")?;
     Some((delta.parse().ok()?, total.parse().ok()?))
 }
@@ -234,13 +268,20 @@ mod tests {
 
     fn messages(producer: u32, sequences: impl IntoIterator<Item = u64>) -> Vec<Vec<u8>> {
         let workload = Workload::mixed(3);
-        let envelopes = sequences.into_iter().map(|sequence| workload.envelope(producer, sequence));
-        envelopes.flat_map(|envelope| to_v1(&envelope).unwrap()).map(|v1| v1.encode_to_vec()).collect()
+        let envelopes = sequences
+            .into_iter()
+            .map(|sequence| workload.envelope(producer, sequence));
+        envelopes
+            .flat_map(|envelope| to_v1(&envelope).unwrap())
+            .map(|v1| v1.encode_to_vec())
+            .collect()
     }
 
     fn seen(sequences: impl IntoIterator<Item = u64>) -> Seen {
         let mut seen = Seen::default();
-        messages(1, sequences).iter().for_each(|message| drop(seen.take(message, None)));
+        messages(1, sequences)
+            .iter()
+            .for_each(|message| drop(seen.take(message, None)));
         seen
     }
 
@@ -252,7 +293,10 @@ mod tests {
     #[test]
     fn what_is_double_disordered_or_missing_shows() {
         let seen = seen([0, 1, 3, 2, 3, 5]);
-        assert_eq!((seen.duplicates, seen.disordered, seen.distinct()), (1, 1, 5));
+        assert_eq!(
+            (seen.duplicates, seen.disordered, seen.distinct()),
+            (1, 1, 5)
+        );
         assert!(!seen.has(1, 4));
     }
 
@@ -268,8 +312,12 @@ mod tests {
         let mut seen = Seen::default();
         let workload = Workload::mixed(3);
         let messages = messages(1, 0..30);
-        messages.iter().for_each(|message| drop(seen.take(message, Some(1))));
-        let theirs = (0..30).filter(|sequence| workload.app(*sequence) != 1).count();
+        messages
+            .iter()
+            .for_each(|message| drop(seen.take(message, Some(1))));
+        let theirs = (0..30)
+            .filter(|sequence| workload.app(*sequence) != 1)
+            .count();
         assert_eq!(seen.foreign, theirs as u64);
     }
 

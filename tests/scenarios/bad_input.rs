@@ -31,12 +31,19 @@ struct Canary {
 impl Canary {
     /// Begins to send to the first Doppler and to read at the first Traffic Controller.
     async fn beside(cluster: &Cluster) -> Canary {
+        Canary::of(cluster, 50).await
+    }
+
+    /// The same with logs of so many bytes, in messages of a hundred.
+    async fn of(cluster: &Cluster, payload: usize) -> Canary {
         let controller = &cluster.controllers[0];
         let firehose = Arc::new(controller.firehose("canary").open().await);
         let tail = Arc::new(controller.tail(0).open().await);
         cluster.subscribed("canary", 1).await;
         cluster.tailed([0], 1).await;
-        let mut producer = cluster.dopplers[0].producer(CANARY, Workload::logs(1, 50)).await;
+        let mut producer = cluster.dopplers[0]
+            .producer(CANARY, Workload::logs(1, payload))
+            .await;
         let enough = Arc::new(AtomicBool::new(false));
         let (done, follow, tailed) = (enough.clone(), firehose.clone(), tail.clone());
         let sending = tokio::spawn(async move {
@@ -56,6 +63,11 @@ impl Canary {
         }
     }
 
+    /// How many of its envelopes have arrived.
+    fn heard(&self) -> u64 {
+        self.firehose.received()
+    }
+
     /// Panics unless both readers have everything, some of it sent after this was asked.
     async fn sings(self) {
         let before = self.firehose.received();
@@ -67,22 +79,28 @@ impl Canary {
         let sent = self.sending.await.expect("the canary sings on");
         for reader in [&self.firehose, &self.tail] {
             let seen = reader.seen();
-            assert_eq!((seen.of(CANARY), seen.duplicates, seen.foreign), (sent, 0, 0));
+            assert_eq!(
+                (seen.of(CANARY), seen.duplicates, seen.foreign),
+                (sent, 0, 0)
+            );
             assert_eq!((seen.notices.len(), reader.is_over()), (0, None));
         }
     }
 }
 
 /// What a process has counted as wrong so far, whatever the reason.
-async fn wrongs(admin: SocketAddr) -> f64 {
-    admin::metrics(admin).await.by_reason().values().sum()
+async fn wrongs(admin: SocketAddr) -> u64 {
+    let wrongs = admin::metrics(admin).await.wrongs().values().sum::<f64>();
+    wrongs as u64
 }
 
 /// Waits until a process has counted so many wrongs more than `before`.
 #[track_caller]
-fn counted(admin: SocketAddr, before: f64, more: usize) -> impl Future<Output = ()> {
+fn counted(admin: SocketAddr, before: u64, more: usize) -> impl Future<Output = ()> {
     let what = format!("{more} more than {before} are counted by reason");
-    eventually(SOON, &what, move || async move { wrongs(admin).await >= before + more as f64 })
+    eventually(SOON, &what, move || async move {
+        wrongs(admin).await >= before + more as u64
+    })
 }
 
 /// Waits until a process has counted exactly so many, for that reason, under that name.
@@ -92,6 +110,11 @@ fn counts(admin: SocketAddr, name: &str, reason: &str, exactly: u64) -> impl Fut
     let (name, reason) = (name.to_owned(), reason.to_owned());
     eventually(SOON, &what, move || {
         let (name, reason) = (name.clone(), reason.clone());
-        async move { admin::metrics(admin).await.sum(&name, &[("reason", &reason)]) == exactly as f64 }
+        async move {
+            admin::metrics(admin)
+                .await
+                .sum(&name, &[("reason", &reason)])
+                == exactly as f64
+        }
     })
 }

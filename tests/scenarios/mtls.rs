@@ -19,7 +19,12 @@ fn expecting_doppler(config: std::sync::Arc<rustls::ClientConfig>) -> Tls {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_without_a_certificate_of_the_ca_in_date_sends_nothing() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
     let (doppler, certs) = (&cluster.dopplers[0], cluster.certs().unwrap());
     let reader = cluster.controllers[0].firehose("a").open().await;
     cluster.subscribed("a", 1).await;
@@ -27,11 +32,19 @@ async fn an_agent_without_a_certificate_of_the_ca_in_date_sends_nothing() {
     let workload = Workload::logs(1, 50);
     for (who, config) in [
         ("nobody", client(&certs.ca(), None, &["h2"])),
-        ("of another CA", client(&certs.ca(), Some(&stranger.pair("metron")), &["h2"])),
-        ("expired", client(&certs.ca(), Some(&certs.expired("late")), &["h2"])),
+        (
+            "of another CA",
+            client(&certs.ca(), Some(&stranger.pair("metron")), &["h2"]),
+        ),
+        (
+            "expired",
+            client(&certs.ca(), Some(&certs.expired("late")), &["h2"]),
+        ),
     ] {
         // Under TLS 1.3 the server's no comes after our yes: with the first answer.
-        if let Ok(connection) = Connection::open(doppler.address, Some(&expecting_doppler(config))).await {
+        if let Ok(connection) =
+            Connection::open(doppler.address, Some(&expecting_doppler(config))).await
+        {
             let mut call = connection.call(BATCH_SENDER).await;
             let _ = call.send(batch([workload.envelope(66, 0)])).await;
             let answer = call.finish().await;
@@ -46,7 +59,12 @@ async fn an_agent_without_a_certificate_of_the_ca_in_date_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_tls_handshake_is_waited_for_two_seconds() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
     for address in [cluster.dopplers[0].address, cluster.controllers[0].address] {
         let mut raw = Raw::connect(address, None).await;
         let (said, after) = raw.hung_up(Duration::from_secs(10)).await;
@@ -60,7 +78,11 @@ async fn a_silent_tls_handshake_is_waited_for_two_seconds() {
 async fn a_doppler_that_is_not_whom_we_expect_is_not_read_from_and_is_named() {
     // Another cluster's Doppler: another CA.
     let other = Cluster::builder().dopplers(1).mtls().start().await;
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().also_reading(other.dopplers[0].address);
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .also_reading(other.dopplers[0].address);
     let cluster = cluster.start().await;
     let controller = &cluster.controllers[0];
     let reader = controller.firehose("a").open().await;
@@ -68,11 +90,20 @@ async fn a_doppler_that_is_not_whom_we_expect_is_not_read_from_and_is_named() {
     let address = other.dopplers[0].address.to_string();
     let named = || {
         let log = controller.process.log();
-        log.iter().any(|line| line.contains("cannot read from a Doppler") && line.contains(&address))
+        log.iter()
+            .any(|line| line.contains("cannot read from a Doppler") && line.contains(&address))
     };
-    eventually(SOON, "it says with whom it will not speak", async || named()).await;
+    eventually(SOON, "it says with whom it will not speak", async || {
+        named()
+    })
+    .await;
     let page = controller.page().await;
-    assert!(page.app_links.iter().any(|hop| hop.doppler == address && !hop.connected), "{page:?}");
+    assert!(
+        page.app_links
+            .iter()
+            .any(|hop| hop.doppler == address && !hop.connected),
+        "{page:?}"
+    );
 
     let mut producer = cluster.dopplers[0].producer(0, Workload::logs(1, 50)).await;
     producer.send(100).await;

@@ -15,8 +15,9 @@ use harness::reader::Reader;
 use harness::seen::Seen;
 use std::net::SocketAddr;
 
-/// Bytes a stalled reader's kernel takes for it: little, so that a stall shows soon.
-const SMALL: u32 = 32 << 10;
+/// Bytes a stalled reader's kernel takes for it: little, so that a stall shows soon, but more
+/// than a segment of loopback (64 KiB), or TCP waits for a timer between any two.
+const SMALL: u32 = 128 << 10;
 
 /// What a Doppler may hold for firehoses here.
 const LOG_BYTES: u64 = 4 << 20;
@@ -50,7 +51,9 @@ async fn send_at_the_pace_of(
         let first = producer.sent();
         producer.send(ROUND).await;
         sent += ROUND;
-        due += (first..first + ROUND).filter(|sequence| counts(&workload, *sequence)).count() as u64;
+        due += (first..first + ROUND)
+            .filter(|sequence| counts(&workload, *sequence))
+            .count() as u64;
         reader.receives(due, SOON).await;
     }
 }
@@ -61,13 +64,17 @@ struct Auditor(tokio::task::JoinHandle<()>);
 impl Auditor {
     fn of(cluster: &Cluster) -> Auditor {
         let dopplers = cluster.dopplers.iter().map(|doppler| doppler.admin);
-        let admins: Vec<SocketAddr> = dopplers.chain(cluster.controllers.iter().map(|tc| tc.admin)).collect();
+        let admins: Vec<SocketAddr> = dopplers
+            .chain(cluster.controllers.iter().map(|tc| tc.admin))
+            .collect();
         Auditor(tokio::spawn(async move {
             let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
             loop {
                 every.tick().await;
                 for admin in &admins {
-                    admin::subscriptions(*admin).await.assert_balanced("at some moment");
+                    admin::subscriptions(*admin)
+                        .await
+                        .assert_balanced("at some moment");
                 }
             }
         }))
@@ -100,12 +107,22 @@ fn assert_told_in_place(seen: &Seen, producer: &Producer, counts: impl Fn(&Workl
             gap += 1;
         }
     }
-    let told: Vec<_> = seen.notices.iter().map(|notice| (notice.after, notice.delta)).collect();
-    assert_eq!(told, gaps, "notices (after how many, how many lost), and the gaps that are there");
+    let told: Vec<_> = seen
+        .notices
+        .iter()
+        .map(|notice| (notice.after, notice.delta))
+        .collect();
+    assert_eq!(
+        told, gaps,
+        "notices (after how many, how many lost), and the gaps that are there"
+    );
     let mut total = 0;
     for notice in &seen.notices {
         total += notice.delta;
-        assert_eq!(notice.total, total, "the total of a notice is the sum of its deltas");
+        assert_eq!(
+            notice.total, total,
+            "the total of a notice is the sum of its deltas"
+        );
     }
 }
 
@@ -117,10 +134,18 @@ async fn firehose_account(doppler: &Doppler, id: &str, filter: &str) -> Account 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_firehose_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_loses_nothing() {
-    let cluster = Cluster::builder().dopplers(2).controllers(1).mtls().doppler_flag("--log-bytes", LOG_BYTES);
+    let cluster = Cluster::builder()
+        .dopplers(2)
+        .controllers(1)
+        .mtls()
+        .doppler_flag("--log-bytes", LOG_BYTES);
     let cluster = cluster.start().await;
     let canary = cluster.controllers[0].firehose("canary").open().await;
-    let stalled = cluster.controllers[0].firehose("stalled").receive_buffer(SMALL).open().await;
+    let stalled = cluster.controllers[0]
+        .firehose("stalled")
+        .receive_buffer(SMALL)
+        .open()
+        .await;
     cluster.subscribed("canary", 1).await;
     cluster.subscribed("stalled", 1).await;
     // The Dopplers' own metrics come in between. Stamped later than now they were offered to
@@ -139,16 +164,31 @@ async fn a_firehose_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_lo
     canary.seen().assert_complete("the canary", sent);
     for doppler in &cluster.dopplers {
         let account = firehose_account(doppler, "stalled", "everything").await;
-        assert!(account.queued > 0, "a stalled reader leaves a queue: {account:?}");
-        assert!(account.dropped["log_overflow"] > 0, "and loses: {account:?}");
+        assert!(
+            account.queued > 0,
+            "a stalled reader leaves a queue: {account:?}"
+        );
+        assert!(
+            account.dropped["log_overflow"] > 0,
+            "and loses: {account:?}"
+        );
     }
 
     stalled.resume();
-    let own = |seen: &Seen| seen.own.iter().filter(|stamp| **stamp >= both_there).count() as u64;
-    eventually(SOON, "offered = received + told, to the envelope", async || {
-        let (stalled, canary) = (stalled.seen(), canary.look(own));
-        stalled.marked + own(&stalled) + stalled.told() == sent + canary
-    })
+    let own = |seen: &Seen| {
+        seen.own
+            .iter()
+            .filter(|stamp| **stamp >= both_there)
+            .count() as u64
+    };
+    eventually(
+        SOON,
+        "offered = received + told, to the envelope",
+        async || {
+            let (stalled, canary) = (stalled.seen(), canary.look(own));
+            stalled.marked + own(&stalled) + stalled.told() == sent + canary
+        },
+    )
     .await;
     let seen = stalled.seen();
     seen.assert_clean("the stalled one");
@@ -168,16 +208,29 @@ async fn a_firehose_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_lo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_firehose_of_logs_is_told_of_lost_logs_only_and_where_they_are_missing() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).doppler_flag("--log-bytes", LOG_BYTES);
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .doppler_flag("--log-bytes", LOG_BYTES);
     let cluster = cluster.start().await;
-    let canary = cluster.controllers[0].firehose("canary").filter("logs").open().await;
-    let stalled = cluster.controllers[0].firehose("logs").filter("logs").receive_buffer(SMALL).open().await;
+    let canary = cluster.controllers[0]
+        .firehose("canary")
+        .filter("logs")
+        .open()
+        .await;
+    let stalled = cluster.controllers[0]
+        .firehose("logs")
+        .filter("logs")
+        .receive_buffer(SMALL)
+        .open()
+        .await;
     cluster.subscribed("canary", 1).await;
     cluster.subscribed("logs", 1).await;
     let auditor = Auditor::of(&cluster);
 
     let mut producer = cluster.dopplers[0].producer(0, fat(false)).await;
-    let is_log = |workload: &Workload, sequence| workload.kind(sequence) == harness::envelopes::Kind::Log;
+    let is_log =
+        |workload: &Workload, sequence| workload.kind(sequence) == harness::envelopes::Kind::Log;
     // Twice, so that there are two losses to be told of.
     for _ in 0..2 {
         stalled.stall();
@@ -193,7 +246,9 @@ async fn a_firehose_of_logs_is_told_of_lost_logs_only_and_where_they_are_missing
     seen.assert_clean("the stalled one");
     assert!(seen.notices.len() > 1, "{:?}", seen.notices);
     assert_told_in_place(&seen, &producer, is_log);
-    canary.seen().assert_complete("the canary", producer.sent() * 6 / 10);
+    canary
+        .seen()
+        .assert_complete("the canary", producer.sent() * 6 / 10);
     let account = firehose_account(&cluster.dopplers[0], "logs", "logs").await;
     assert_eq!(account.offered, producer.sent() * 6 / 10);
     assert_eq!((account.lost(), account.queued), (seen.told(), 0));
@@ -203,7 +258,12 @@ async fn a_firehose_of_logs_is_told_of_lost_logs_only_and_where_they_are_missing
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_tail_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_loses_nothing() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
     let controller = &cluster.controllers[0];
     let canary = controller.tail(1).open().await;
     let stalled = controller.tail(1).receive_buffer(SMALL).open().await;
@@ -216,9 +276,11 @@ async fn an_app_tail_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_l
     send_at_the_pace_of(&canary, &mut producer, MANY, apps).await;
     stalled.resume();
     let due = canary.received();
-    eventually(SOON, "sent = received + told, to the envelope", async || {
-        stalled.look(|seen| seen.marked + seen.told()) == due
-    })
+    eventually(
+        SOON,
+        "sent = received + told, to the envelope",
+        async || stalled.look(|seen| seen.marked + seen.told()) == due,
+    )
     .await;
     let seen = stalled.seen();
     seen.assert_clean("the stalled one");
@@ -230,7 +292,10 @@ async fn an_app_tail_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_l
     let queue = cluster.dopplers[0].page().await.app(&guid(1)).0;
     assert_eq!((queue.offered, queue.sent, queue.lost()), (due, due, 0));
     let (both, tails) = controller.page().await.app(&guid(1));
-    assert_eq!((tails, both.offered, both.lost()), (2, 2 * due, seen.told()));
+    assert_eq!(
+        (tails, both.offered, both.lost()),
+        (2, 2 * due, seen.told())
+    );
     assert_eq!(both.dropped.keys().collect::<Vec<_>>(), ["app_overflow"]);
     auditor.content().await;
     cluster.assert_balanced().await;
@@ -250,7 +315,9 @@ async fn while_a_traffic_controller_holds_still_the_loudest_app_loses_and_is_tol
     let of_quiet = cluster.controllers[0].tail(quiet).open().await;
     cluster.tailed([loud, quiet], 1).await;
 
-    let mut producer = cluster.dopplers[0].producer(0, Workload::logs(100, 1_000)).await;
+    let mut producer = cluster.dopplers[0]
+        .producer(0, Workload::logs(100, 1_000))
+        .await;
     producer.send(1_000).await;
     let mut noise = Noise::from(&cluster.dopplers[0], 1, loud).await;
 
@@ -261,20 +328,31 @@ async fn while_a_traffic_controller_holds_still_the_loudest_app_loses_and_is_tol
     }
     cluster.controllers[0].process.signal(Signal::Continue);
 
-    let sent = |app| (0..producer.sent()).filter(|sequence| producer.workload().app(*sequence) == app).count() as u64;
+    let sent = |app| {
+        (0..producer.sent())
+            .filter(|sequence| producer.workload().app(*sequence) == app)
+            .count() as u64
+    };
     of_quiet.receives(sent(quiet), SOON).await;
-    of_quiet.seen().assert_complete("the quiet app", sent(quiet));
+    of_quiet
+        .seen()
+        .assert_complete("the quiet app", sent(quiet));
     let due = sent(loud) + noise.sent;
-    eventually(SOON, "sent = received + told, to the envelope", async || {
-        of_loud.look(|seen| seen.marked + seen.told()) == due
-    })
+    eventually(
+        SOON,
+        "sent = received + told, to the envelope",
+        async || of_loud.look(|seen| seen.marked + seen.told()) == due,
+    )
     .await;
     let seen = of_loud.seen();
     seen.assert_clean("the loud app");
     assert!(seen.told() > 0);
 
     let (queue, _) = cluster.dopplers[0].page().await.app(&guid(loud));
-    assert_eq!((queue.offered, queue.lost(), queue.queued), (due, seen.told(), 0));
+    assert_eq!(
+        (queue.offered, queue.lost(), queue.queued),
+        (due, seen.told(), 0)
+    );
     assert_eq!(queue.notices, seen.notices.len() as u64);
     assert_eq!(queue.dropped.keys().collect::<Vec<_>>(), ["app_overflow"]);
     let (topic, _) = cluster.controllers[0].page().await.app(&guid(loud));
@@ -307,7 +385,16 @@ impl Noise {
         use harness::envelopes::{Mark, batch, log};
         let (producer, app) = (self.id, self.app);
         let next = self.sent..self.sent + count;
-        let envelopes = next.map(|sequence| log(Mark { producer, sequence, app }, 1_000));
+        let envelopes = next.map(|sequence| {
+            log(
+                Mark {
+                    producer,
+                    sequence,
+                    app,
+                },
+                1_000,
+            )
+        });
         assert_eq!(self.call.send(batch(envelopes)).await, Ok(()));
         self.sent += count;
     }
@@ -315,14 +402,27 @@ impl Noise {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_never_read_cost_a_bounded_amount_of_memory() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
     let canary = cluster.controllers[0].firehose("canary").open().await;
     let mut stalled = Vec::new();
     for n in 0..20 {
-        let reader = cluster.controllers[0].firehose(&format!("stalled-{n}")).receive_buffer(SMALL).open().await;
+        let reader = cluster.controllers[0]
+            .firehose(&format!("stalled-{n}"))
+            .receive_buffer(SMALL)
+            .open()
+            .await;
         reader.stall();
         stalled.push(reader);
-        let tail = cluster.controllers[0].tail(n % 4).receive_buffer(SMALL).open().await;
+        let tail = cluster.controllers[0]
+            .tail(n % 4)
+            .receive_buffer(SMALL)
+            .open()
+            .await;
         tail.stall();
         stalled.push(tail);
     }
@@ -330,7 +430,10 @@ async fn readers_that_never_read_cost_a_bounded_amount_of_memory() {
     let mut producer = cluster.dopplers[0].producer(0, fat(true)).await;
     send_at_the_pace_of(&canary, &mut producer, 3 * MANY, |_, _| true).await;
     canary.seen().assert_complete("the canary", producer.sent());
-    for process in [&cluster.dopplers[0].process, &cluster.controllers[0].process] {
+    for process in [
+        &cluster.dopplers[0].process,
+        &cluster.controllers[0].process,
+    ] {
         let peak = process.usage().peak_resident >> 20;
         // Design 12: 256 MiB under ten times overload.
         assert!(peak <= 256, "{} took {peak} MiB", process.name());

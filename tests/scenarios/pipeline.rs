@@ -1,7 +1,7 @@
 //! At a rate that its readers can hold, the pipeline loses, doubles, swaps and leaks nothing.
 
-use crate::pace::Pace;
 use crate::SOON;
+use crate::pace::Pace;
 use harness::cluster::Cluster;
 use harness::envelopes::{Workload, guid};
 use harness::eventually;
@@ -27,8 +27,15 @@ const AHEAD: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_mixed_envelopes_reach_every_subscription_whole_once_in_order_and_nobody_elses() {
-    let cluster = Cluster::builder().dopplers(2).controllers(2).mtls().start().await;
-    let [east, west] = &cluster.controllers[..] else { unreachable!() };
+    let cluster = Cluster::builder()
+        .dopplers(2)
+        .controllers(2)
+        .mtls()
+        .start()
+        .await;
+    let [east, west] = &cluster.controllers[..] else {
+        unreachable!()
+    };
 
     let alone = east.firehose("alone").open().await;
     let other = west.firehose("other").open().await;
@@ -51,7 +58,11 @@ async fn a_million_mixed_envelopes_reach_every_subscription_whole_once_in_order_
     let workload = Workload::mixed(APPS);
     let mut producers = Vec::new();
     for id in 0..PRODUCERS {
-        producers.push(cluster.dopplers[id as usize % 2].producer(id, workload).await);
+        producers.push(
+            cluster.dopplers[id as usize % 2]
+                .producer(id, workload)
+                .await,
+        );
     }
     let mut pace = Pace::new(workload, PRODUCERS, AHEAD);
     while pace.sent() < MILLION {
@@ -63,7 +74,10 @@ async fn a_million_mixed_envelopes_reach_every_subscription_whole_once_in_order_
                 && other.received() >= then.all
                 && shared() >= then.all
                 && logs.received() >= then.logs
-                && tails.iter().zip(&then.apps).all(|(tail, app)| tail.received() >= *app)
+                && tails
+                    .iter()
+                    .zip(&then.apps)
+                    .all(|(tail, app)| tail.received() >= *app)
         })
         .await;
     }
@@ -79,16 +93,22 @@ async fn a_million_mixed_envelopes_reach_every_subscription_whole_once_in_order_
         tail.receives(*expected, SOON).await;
     }
     let shared = || members.iter().map(Reader::received).sum::<u64>();
-    eventually(SOON, "the shared subscription is complete", async || shared() >= expected.all).await;
+    eventually(SOON, "the shared subscription is complete", async || {
+        shared() >= expected.all
+    })
+    .await;
 
     alone.seen().assert_complete("alone", expected.all);
     other.seen().assert_complete("other", expected.all);
     logs.seen().assert_complete("the logs", expected.logs);
     let mut together = Seen::default();
-    members.iter().for_each(|member| together.merge(&member.seen()));
+    members
+        .iter()
+        .for_each(|member| together.merge(&member.seen()));
     together.assert_complete("the three together", expected.all);
     for (app, (tail, expected)) in tails.iter().zip(&expected.apps).enumerate() {
-        tail.seen().assert_complete(&format!("the tail of app {app}"), *expected);
+        tail.seen()
+            .assert_complete(&format!("the tail of app {app}"), *expected);
     }
 
     // What every process says is what came out.
@@ -104,9 +124,17 @@ async fn a_million_mixed_envelopes_reach_every_subscription_whole_once_in_order_
     }
     for (app, expected) in (0..TAILED).zip(&expected.apps) {
         let queues = dopplers.iter().map(|page| page.app(&guid(app)).0);
-        let (offered, sent) = queues.fold((0, 0), |sum, queue| (sum.0 + queue.offered, sum.1 + queue.sent));
+        let (offered, sent) = queues.fold((0, 0), |sum, queue| {
+            (sum.0 + queue.offered, sum.1 + queue.sent)
+        });
         let (tail, _) = controllers[app as usize % 2].app(&guid(app));
-        assert_eq!((offered, sent, tail.offered, tail.sent), (*expected, *expected, *expected, *expected));
+        assert_eq!(
+            (offered, sent, tail.offered, tail.sent),
+            (*expected, *expected, *expected, *expected)
+        );
+    }
+    for page in &controllers {
+        assert_eq!(page.gap(), 0, "something got lost between processes");
     }
     let ingress = "doppler_ingress_envelopes_total";
     let mut taken = 0.0;
@@ -156,7 +184,8 @@ async fn both_clients_of_an_app_get_all_of_it() {
     for _ in 0..20 {
         futures::future::join_all(producers.iter_mut().map(|producer| producer.send(500))).await;
         pace.sent_each(500);
-        pace.wait(|then| tails.iter().all(|tail| tail.received() >= then.apps[1])).await;
+        pace.wait(|then| tails.iter().all(|tail| tail.received() >= then.apps[1]))
+            .await;
     }
     let expected = pace.expected().apps[1];
     for tail in &tails {
@@ -168,7 +197,12 @@ async fn both_clients_of_an_app_get_all_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envelope_is_on_its_way_for_milliseconds() {
-    let cluster = Cluster::builder().dopplers(1).controllers(1).mtls().start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
     let reader = cluster.controllers[0].firehose("a").open().await;
     cluster.subscribed("a", 1).await;
     let mut producer = cluster.dopplers[0].producer(0, Workload::mixed(1)).await;

@@ -57,7 +57,12 @@ async fn garbage_is_refused_in_upstreams_words_and_the_connection_lives() {
     let doppler = &cluster.dopplers[0];
     let canary = Canary::beside(&cluster).await;
     let connection = doppler.connection().await;
-    let garbage: [&[u8]; 4] = [b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0a\x05abc", b"\x0a", b"\x08\x01\x0a\x02a"];
+    let garbage: [&[u8]; 4] = [
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x0a\x05abc",
+        b"\x0a",
+        b"\x08\x01\x0a\x02a",
+    ];
     for (n, garbage) in garbage.iter().enumerate() {
         for method in [BATCH_SENDER, PUSHER] {
             let mut call = connection.call(method).await;
@@ -103,7 +108,9 @@ async fn a_message_that_ends_too_soon_is_refused_and_nothing_of_it_is_taken() {
     // The last envelope of a message that is whole is not.
     let before = wrongs(doppler.admin).await;
     let mut call = connection.call(BATCH_SENDER).await;
-    call.send(message(&whole[5..whole.len() - 10])).await.unwrap();
+    call.send(message(&whole[5..whole.len() - 10]))
+        .await
+        .unwrap();
     assert_eq!(call.answered().await.grpc, INTERNAL);
     counted(doppler.admin, before, 1).await;
 
@@ -136,7 +143,10 @@ async fn a_message_of_ten_mebibytes_is_taken_and_one_byte_more_is_refused() {
     let _ = call.send(message(&filler(MAX + 1))).await;
     let answer = call.answered().await;
     assert_eq!(answer.grpc, RESOURCE_EXHAUSTED, "{answer:?}");
-    assert_eq!(answer.message, "grpc: received message larger than max (10485761 vs. 10485760)");
+    assert_eq!(
+        answer.message,
+        "grpc: received message larger than max (10485761 vs. 10485760)"
+    );
     counts(doppler.admin, REFUSED, "too_large", 1).await;
     // It is refused for its prefix: before anything of it is here.
     let mut call = connection.call(BATCH_SENDER).await;
@@ -152,7 +162,12 @@ async fn what_is_not_grpc_or_not_ours_is_answered() {
     let doppler = &cluster.dopplers[0];
     let canary = Canary::beside(&cluster).await;
     let connection = doppler.connection().await;
-    for path in ["/loggregator.v2.Ingress/Nonsense", "/grpc.health.v1.Health/Check", "/", "/x"] {
+    for path in [
+        "/loggregator.v2.Ingress/Nonsense",
+        "/grpc.health.v1.Health/Check",
+        "/",
+        "/x",
+    ] {
         let answer = connection.call(path).await.finish().await;
         assert_eq!(answer.grpc, UNIMPLEMENTED, "{path}: {answer:?}");
         assert!(!answer.message.is_empty(), "{path}");
@@ -164,7 +179,10 @@ async fn what_is_not_grpc_or_not_ours_is_answered() {
     compressed[0] = 1;
     call.send(compressed.into()).await.unwrap();
     let answer = call.answered().await;
-    assert!([INTERNAL, UNIMPLEMENTED].contains(&answer.grpc), "{answer:?}");
+    assert!(
+        [INTERNAL, UNIMPLEMENTED].contains(&answer.grpc),
+        "{answer:?}"
+    );
     counted(doppler.admin, before, 1).await;
     canary.sings().await;
 }
@@ -172,7 +190,10 @@ async fn what_is_not_grpc_or_not_ours_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn millions_of_empty_envelopes_cost_less_than_ten_times_their_size() {
     // No firehose: it would only show how fast its reader is. A small log shows the rest.
-    let cluster = Cluster::builder().dopplers(1).controllers(1).doppler_flag("--log-bytes", 4 << 20);
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .doppler_flag("--log-bytes", 4 << 20);
     let cluster = cluster.start().await;
     let doppler = &cluster.dopplers[0];
     let greedy = cluster.controllers[0].firehose("greedy").open().await;
@@ -187,17 +208,31 @@ async fn millions_of_empty_envelopes_cost_less_than_ten_times_their_size() {
     let empty_log = bytes(1, &bytes(4, b""));
     for empty in [&no_message, &empty_log] {
         let mut call = connection.call(BATCH_SENDER).await;
-        call.send(message(&empty.repeat(MAX / empty.len()))).await.unwrap();
+        call.send(message(&empty.repeat(MAX / empty.len())))
+            .await
+            .unwrap();
         assert_eq!(call.finish().await.grpc, Some(0));
     }
     let after = doppler.process.usage();
     let grown = after.peak_resident - before.resident;
-    assert!(grown < 10 * MAX as u64, "{} MiB for a message of 10", grown >> 20);
-    counts(doppler.admin, DROPPED, "not_v1", (MAX / no_message.len()) as u64).await;
+    assert!(
+        grown < 10 * MAX as u64,
+        "{} MiB for a message of 10",
+        grown >> 20
+    );
+    counts(
+        doppler.admin,
+        DROPPED,
+        "not_v1",
+        (MAX / no_message.len()) as u64,
+    )
+    .await;
 
     let mut producer = doppler.producer(1, Workload::logs(8, 50)).await;
     producer.send(1_000).await;
-    let sent = (0..1_000).filter(|n| producer.workload().app(*n) == 7).count() as u64;
+    let sent = (0..1_000)
+        .filter(|n| producer.workload().app(*n) == 7)
+        .count() as u64;
     tail.receives(sent, SOON).await;
     tail.seen().assert_complete("a tail beside it", sent);
     drop(greedy);
@@ -208,7 +243,8 @@ async fn millions_of_empty_envelopes_cost_less_than_ten_times_their_size() {
 async fn half_sent_messages_on_many_streams_take_a_bounded_amount_of_memory() {
     let cluster = one_of_each().await;
     let doppler = &cluster.dopplers[0];
-    let canary = Canary::beside(&cluster).await;
+    // Its messages are 60 KiB: as those of agents that are busy.
+    let canary = Canary::of(&cluster, 500).await;
     let before = doppler.process.usage();
 
     // 400 times 10 MiB announced, all but the last byte ready to be sent.
@@ -227,33 +263,50 @@ async fn half_sent_messages_on_many_streams_take_a_bounded_amount_of_memory() {
                     missing -= part.len();
                     sent = call.send(part).await;
                 }
-                call.answered().await
+                sent.is_ok().then_some(call)
             }));
         }
         connections.push(connection);
     }
-    // They are given up after 10 s each; nobody waits for one that is never finished.
+    let heard = canary.heard();
+    // Each is given up after some seconds; nobody waits for one that is never finished.
     counted_unfinished(doppler.admin).await;
     let peak = doppler.process.usage().peak_resident;
     let grown = (peak - before.resident) >> 20;
     // 32 MiB of budget, which a growing buffer may hold twice, and what HTTP/2 lets peers send.
     assert!(grown < 96, "{grown} MiB for half-sent messages");
+    let meanwhile = canary.heard() - heard;
+    assert!(
+        meanwhile > 1_000,
+        "meanwhile the agent beside them got {meanwhile} envelopes through"
+    );
 
     // The peers go; then there is room for a whole message again.
     halves.iter().for_each(tokio::task::JoinHandle::abort);
-    connections.into_iter().for_each(harness::producer::Connection::cut);
+    connections
+        .into_iter()
+        .for_each(harness::producer::Connection::cut);
     let connection = doppler.connection().await;
     let mut call = connection.call(BATCH_SENDER).await;
-    call.send(message(&bytes(15, &vec![b'x'; MAX - 5]))).await.unwrap();
+    call.send(message(&bytes(15, &vec![b'x'; MAX - 5])))
+        .await
+        .unwrap();
     assert_eq!(call.finish().await.grpc, Some(0));
     canary.sings().await;
     cluster.assert_balanced().await;
 }
 
 async fn counted_unfinished(admin: std::net::SocketAddr) {
-    eventually(Duration::from_secs(30), "a message that is never finished is given up", async || {
-        harness::admin::metrics(admin).await.sum(REFUSED, &[("reason", "unfinished")]) >= 1.0
-    })
+    eventually(
+        Duration::from_secs(30),
+        "a message that is never finished is given up",
+        async || {
+            harness::admin::metrics(admin)
+                .await
+                .sum(REFUSED, &[("reason", "unfinished")])
+                >= 1.0
+        },
+    )
     .await;
 }
 
@@ -262,7 +315,13 @@ async fn a_v1_envelope_that_lacks_what_it_must_have_is_counted_and_skipped() {
     let cluster = one_of_each().await;
     let doppler = &cluster.dopplers[0];
     let canary = Canary::beside(&cluster).await;
-    let mut reader = Raw::websocket(cluster.controllers[0].address, None, "/firehose/raw?filter-type=logs", &[]).await;
+    let mut reader = Raw::websocket(
+        cluster.controllers[0].address,
+        None,
+        "/firehose/raw?filter-type=logs",
+        &[],
+    )
+    .await;
     cluster.subscribed("raw", 1).await;
 
     let (origin, log_type) = (bytes(1, b"test"), number(2, 5));
@@ -283,7 +342,10 @@ async fn a_v1_envelope_that_lacks_what_it_must_have_is_counted_and_skipped() {
         envelope(&[&origin, &number(2, 9), &bytes(12, &bytes(1, b"app"))]),
     ];
     // Fields from the future pass, byte for byte.
-    let good = envelope(&[&log(&[&text, &out, &stamp, &bytes(99, b"new")]), &number(100, 1)]);
+    let good = envelope(&[
+        &log(&[&text, &out, &stamp, &bytes(99, b"new")]),
+        &number(100, 1),
+    ]);
 
     let connection = doppler.connection().await;
     let mut call = connection.call(PUSHER).await;
@@ -328,7 +390,10 @@ async fn an_envelope_with_text_that_is_not_utf_8_is_skipped_and_those_beside_it_
         with(&|e| e.instance_id = place(), base()),
         with(&|e| drop(e.tags.insert("key".into(), place())), base()),
         with(&|e| drop(e.tags.insert(place(), "value".into())), base()),
-        with(&|e| drop(e.deprecated_tags.insert("key".into(), text.clone())), base()),
+        with(
+            &|e| drop(e.deprecated_tags.insert("key".into(), text.clone())),
+            base(),
+        ),
         with(&|e| rename(e, PLACE), counter(mark(0))),
         with(&|e| rename(e, PLACE), gauge(mark(0))),
         with(&|e| rename(e, PLACE), timer(mark(0))),
@@ -342,16 +407,28 @@ async fn an_envelope_with_text_that_is_not_utf_8_is_skipped_and_those_beside_it_
     let mut call = connection.call(BATCH_SENDER).await;
     for spoilt in &spoilt {
         let mut spoilt = spoilt.encode_to_vec();
-        let at = spoilt.windows(PLACE.len()).position(|window| window == PLACE.as_bytes()).unwrap();
+        let at = spoilt
+            .windows(PLACE.len())
+            .position(|window| window == PLACE.as_bytes())
+            .unwrap();
         spoilt[at..at + 2].copy_from_slice(b"\xff\xfe");
         let batch = [bytes(1, &good()), bytes(1, &spoilt), bytes(1, &good())].concat();
         call.send(message(&batch)).await.unwrap();
     }
     // A payload is bytes.
     let mut payload = log(mark(1_000), 50);
-    let Some(proto::v2::envelope::Message::Log(line)) = &mut payload.message else { unreachable!() };
+    let Some(proto::v2::envelope::Message::Log(line)) = &mut payload.message else {
+        unreachable!()
+    };
     line.payload = b"\xff\xfe".to_vec();
-    call.send(message(&EnvelopeBatch { batch: vec![payload] }.encode_to_vec())).await.unwrap();
+    call.send(message(
+        &EnvelopeBatch {
+            batch: vec![payload],
+        }
+        .encode_to_vec(),
+    ))
+    .await
+    .unwrap();
     assert_eq!(call.finish().await.grpc, Some(0), "the stream lives");
 
     counts(doppler.admin, DROPPED, "malformed", spoilt.len() as u64).await;
@@ -370,7 +447,10 @@ fn rename(envelope: &mut Envelope, name: &str) {
         Body::Timer(timer) => timer.name = name.into(),
         Body::Gauge(gauge) => {
             let metrics = std::mem::take(&mut gauge.metrics);
-            gauge.metrics = metrics.into_values().map(|value| (name.to_owned(), value)).collect();
+            gauge.metrics = metrics
+                .into_values()
+                .map(|value| (name.to_owned(), value))
+                .collect();
         }
         Body::Log(_) | Body::Event(_) => unreachable!("they have no name"),
     }

@@ -21,8 +21,18 @@ async fn ask(address: SocketAddr, request: &str) -> Response {
 fn doors(cluster: &Cluster) -> [(&'static str, SocketAddr, SocketAddr, String); 2] {
     let (controller, doppler) = (&cluster.controllers[0], &cluster.dopplers[0]);
     [
-        ("traffic controller", controller.address, controller.admin, "X-Nothing: 1".to_owned()),
-        ("doppler", doppler.address, doppler.admin, format!("Sec-WebSocket-Protocol: {PROTOCOL}")),
+        (
+            "traffic controller",
+            controller.address,
+            controller.admin,
+            "X-Nothing: 1".to_owned(),
+        ),
+        (
+            "doppler",
+            doppler.address,
+            doppler.admin,
+            format!("Sec-WebSocket-Protocol: {PROTOCOL}"),
+        ),
     ]
 }
 
@@ -34,18 +44,41 @@ async fn a_request_that_is_no_handshake_is_told_what_is_missing() {
         let good = handshake("/firehose/x", &[&line]);
         let before = wrongs(admin).await;
         let cases = [
-            (good.replace("Connection: Upgrade\r\n", ""), 400, "Connection"),
+            (
+                good.replace("Connection: Upgrade\r\n", ""),
+                400,
+                "Connection",
+            ),
             (good.replace("Upgrade: websocket\r\n", ""), 400, "Upgrade"),
             (good.replace("Version: 13", "Version: 8"), 400, "13"),
-            (good.replace("Sec-WebSocket-Version: 13\r\n", ""), 400, "Sec-WebSocket-Version"),
+            (
+                good.replace("Sec-WebSocket-Version: 13\r\n", ""),
+                400,
+                "Sec-WebSocket-Version",
+            ),
             (good.replace(KEY, "c2hvcnQ="), 400, "Sec-WebSocket-Key"),
-            (good.replace(KEY, "not base64 at all!!!!!=="), 400, "Sec-WebSocket-Key"),
-            (good.replace(&format!("Key: {KEY}"), &format!("Key: {KEY}\r\nSec-WebSocket-Key: {KEY}")), 400, "once"),
+            (
+                good.replace(KEY, "not base64 at all!!!!!=="),
+                400,
+                "Sec-WebSocket-Key",
+            ),
+            (
+                good.replace(
+                    &format!("Key: {KEY}"),
+                    &format!("Key: {KEY}\r\nSec-WebSocket-Key: {KEY}"),
+                ),
+                400,
+                "once",
+            ),
             (good.replace("GET", "POST"), 405, "GET"),
             (good.replace("GET", "BREW"), 405, "GET"),
             (good.replace("HTTP/1.1", "HTTP/1.0"), 400, "HTTP/1.1"),
             (good.replace("/firehose/x", "/firehose/%zz"), 400, "%"),
-            (good.replace("/firehose/x", &format!("/firehose/{}", "x".repeat(257))), 400, "256"),
+            (
+                good.replace("/firehose/x", &format!("/firehose/{}", "x".repeat(257))),
+                400,
+                "256",
+            ),
             (good.replace("/firehose/x", "/firehose/x/"), 404, ""),
             (good.replace("/firehose/x", "/nonsense"), 404, ""),
             (good.replace("/firehose/x", "/"), 404, ""),
@@ -54,10 +87,17 @@ async fn a_request_that_is_no_handshake_is_told_what_is_missing() {
         for (request, status, says) in cases {
             let response = ask(address, &request).await;
             assert_eq!(response.status, status, "{door}: {request}{response:?}");
-            assert!(response.body.contains(says), "{door}: {says:?} should be in {response:?}");
+            assert!(
+                response.body.contains(says),
+                "{door}: {says:?} should be in {response:?}"
+            );
         }
         let version = ask(address, &good.replace("Version: 13", "Version: 8")).await;
-        assert_eq!(version.header("sec-websocket-version"), Some("13"), "{door}");
+        assert_eq!(
+            version.header("sec-websocket-version"),
+            Some("13"),
+            "{door}"
+        );
         let method = ask(address, &good.replace("GET", "POST")).await;
         assert_eq!(method.header("allow"), Some("GET"), "{door}");
         counted(admin, before, count).await;
@@ -69,12 +109,26 @@ async fn a_request_that_is_no_handshake_is_told_what_is_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_at_the_traffic_controller_is_answered_as_upstream_does() {
     let cluster = Cluster::builder().controllers(1).start().await;
-    for path in ["/nonsense", "/firehose", "/firehose/", "/Firehose/x", "/apps/x", "/recent?app=x"] {
+    for path in [
+        "/nonsense",
+        "/firehose",
+        "/firehose/",
+        "/Firehose/x",
+        "/apps/x",
+        "/recent?app=x",
+    ] {
         for method in ["GET", "POST", "DELETE"] {
             let request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n");
             let response = ask(cluster.controllers[0].address, &request).await;
-            assert_eq!((response.status, &response.body[..]), (404, "404 page not found\n"), "{path}");
-            assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+            assert_eq!(
+                (response.status, &response.body[..]),
+                (404, "404 page not found\n"),
+                "{path}"
+            );
+            assert_eq!(
+                response.header("content-type"),
+                Some("text/plain; charset=utf-8")
+            );
             assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
         }
     }
@@ -85,7 +139,11 @@ async fn a_link_without_its_subprotocol_is_refused_by_the_doppler() {
     let cluster = Cluster::builder().dopplers(1).start().await;
     let doppler = &cluster.dopplers[0];
     let before = wrongs(doppler.admin).await;
-    for line in ["X-Nothing: 1", "Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: loggregator.link.v0"] {
+    for line in [
+        "X-Nothing: 1",
+        "Sec-WebSocket-Protocol: chat",
+        "Sec-WebSocket-Protocol: loggregator.link.v0",
+    ] {
         let response = ask(doppler.address, &handshake("/apps", &[line])).await;
         assert_eq!(response.status, 400);
         assert!(response.body.contains(PROTOCOL), "{response:?}");
@@ -108,7 +166,10 @@ async fn a_giant_head_is_refused() {
             handshake(&path, &[&line]),
         ] {
             let response = ask(address, &request).await;
-            assert!([431, 414].contains(&response.status), "{door}: {response:?}");
+            assert!(
+                [431, 414].contains(&response.status),
+                "{door}: {response:?}"
+            );
         }
         // One that never ends is cut off, and does not fill memory meanwhile.
         let mut raw = Raw::connect(address, None).await;
@@ -120,7 +181,10 @@ async fn a_giant_head_is_refused() {
         }
         assert!(sent < 64 << 20, "{door} took {sent} bytes of a head");
     }
-    for process in [&cluster.dopplers[0].process, &cluster.controllers[0].process] {
+    for process in [
+        &cluster.dopplers[0].process,
+        &cluster.controllers[0].process,
+    ] {
         let peak = process.usage().peak_resident >> 20;
         assert!(peak < 64, "{} took {peak} MiB", process.name());
     }
@@ -133,13 +197,21 @@ async fn a_slow_head_is_waited_for_two_seconds() {
     let canary = Canary::beside(&cluster).await;
     let mut waits = Vec::new();
     for (door, address, _, _) in doors(&cluster) {
-        for start in ["", "G", "GET /firehose/x HTTP/1.1\r\nHost: test\r\n", "PRI * HT"] {
+        for start in [
+            "",
+            "G",
+            "GET /firehose/x HTTP/1.1\r\nHost: test\r\n",
+            "PRI * HT",
+        ] {
             waits.push(tokio::spawn(async move {
                 let mut raw = Raw::connect(address, None).await;
                 raw.send(start.as_bytes()).await;
                 let (said, after) = raw.hung_up(Duration::from_secs(10)).await;
                 assert!(SLOW.contains(&after), "{door}, after {start:?}: {after:?}");
-                assert!(said.is_empty() || said.contains("408"), "{door}, after {start:?}: {said:?}");
+                assert!(
+                    said.is_empty() || said.contains("408"),
+                    "{door}, after {start:?}: {said:?}"
+                );
             }));
         }
         // A byte now and then gains nothing: the limit is absolute.
@@ -153,7 +225,11 @@ async fn a_slow_head_is_waited_for_two_seconds() {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            assert!(SLOW.contains(&began.elapsed()), "{door}: {:?}", began.elapsed());
+            assert!(
+                SLOW.contains(&began.elapsed()),
+                "{door}: {:?}",
+                began.elapsed()
+            );
         }));
     }
     for wait in waits {
@@ -168,11 +244,18 @@ async fn what_is_not_http_is_hung_up_on() {
     let canary = Canary::beside(&cluster).await;
     for (door, address, _, _) in doors(&cluster) {
         // A TLS ClientHello, noise, a line without sense, HTTP/2 without agreement.
-        for start in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[0; 512], b"HELO there\r\n\r\n"] {
+        for start in [
+            &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+            &[0; 512],
+            b"HELO there\r\n\r\n",
+        ] {
             let mut raw = Raw::connect(address, None).await;
             raw.send(start).await;
             let (said, _) = raw.hung_up(Duration::from_secs(10)).await;
-            assert!(said.is_empty() || said.contains(" 400 "), "{door}: {said:?}");
+            assert!(
+                said.is_empty() || said.contains(" 400 "),
+                "{door}: {said:?}"
+            );
         }
     }
     canary.sings().await;

@@ -70,19 +70,21 @@ async fn what_a_later_traffic_controller_may_say_is_ignored_by_the_doppler() {
         r#"{"pause":[1]}"#,
         r#"{"written":{"epoch":1,"written":2,"seen":3},"since":"v9"}"#,
         r#"{"unsubscribe":[12345]}"#,
-        r#"{"subscribe":[[7,"other-app"]]}"#,
-        // In use already: the one that has it keeps it.
-        &format!(r#"{{"subscribe":[[7,"{}"]]}}"#, guid(7)),
         &format!(r#"{{"subscribe":[[8,"{}"]]}}"#, guid(7)),
     ] {
         raw.send(&masked(0x81, text.as_bytes())).await;
     }
     raw.send(&masked(0x82, b"a binary")).await;
     let page = async || cluster.dopplers[0].page().await;
-    eventually(SOON, "the Doppler knows the tail", async || page().await.app(&guid(7)).1 == 1).await;
+    eventually(SOON, "the Doppler knows the tail", async || {
+        page().await.app(&guid(7)).1 == 1
+    })
+    .await;
     let mut producer = cluster.dopplers[0].producer(1, Workload::logs(8, 50)).await;
     producer.send(100).await;
-    let sent = (0..100).filter(|n| producer.workload().app(*n) == 7).count();
+    let sent = (0..100)
+        .filter(|n| producer.workload().app(*n) == 7)
+        .count();
     let mut seen = harness::seen::Seen::default();
     while seen.marked < sent as u64 {
         let frame = raw.frame().await.expect("the link lives");
@@ -110,10 +112,41 @@ async fn what_a_later_traffic_controller_may_say_is_ignored_by_the_doppler() {
     cluster.assert_balanced().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_traffic_controller_that_asks_twice_for_an_app_or_under_a_handle_is_told_so() {
+    let cluster = Cluster::builder().dopplers(1).controllers(1).start().await;
+    let doppler = &cluster.dopplers[0];
+    let canary = Canary::beside(&cluster).await;
+    let before = wrongs(doppler.admin).await;
+    for twice in ["[[1,\"a\"],[1,\"b\"]]", "[[1,\"a\"],[2,\"a\"]]"] {
+        let mut raw = link(&cluster, "/apps").await;
+        raw.send(&masked(
+            0x81,
+            format!("{{\"subscribe\":{twice}}}").as_bytes(),
+        ))
+        .await;
+        match raw.end().await {
+            End::Close(Some(1008), reason) => assert!(!reason.is_empty()),
+            end => panic!("{twice}: {end:?}"),
+        }
+    }
+    // What it had asked for before is forgotten.
+    let only_the_canarys = async || doppler.page().await.subscriptions.len() == 2;
+    eventually(SOON, "its queues are gone", only_the_canarys).await;
+    counted(doppler.admin, before, 2).await;
+    canary.sings().await;
+    cluster.assert_balanced().await;
+}
+
 /// One real Doppler and one fake, whose app link is handed out.
 async fn with_a_fake() -> (Cluster, FakeDoppler) {
     let fake = FakeDoppler::start().await;
-    let cluster = Cluster::builder().dopplers(1).controllers(1).also_reading(fake.address).start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .also_reading(fake.address)
+        .start()
+        .await;
     (cluster, fake)
 }
 
@@ -130,15 +163,22 @@ async fn a_doppler_that_breaks_the_protocol_is_hung_up_on_and_dialled_again() {
         ("a continuation of nothing", unmasked(0x80, b"hello")),
         ("17 MiB, announced", head(0x82, 17 << 20, 0)),
         ("a text that is not UTF-8", unmasked(0x81, b"\xff\xfe")),
-        ("no WebSocket", b"HTTP/1.1 500 Oh no\r\n\r\n".to_vec()),
+        ("no WebSocket", b"HTTP/1.1 500 Oh no\r\n\r\n".repeat(10)),
     ];
     for path in ["/apps", "/firehose/canary"] {
         for (what, breach) in &breaches {
-            let mut link = tokio::time::timeout(Duration::from_secs(10), fake.link(path)).await.expect(what);
+            let mut link = tokio::time::timeout(Duration::from_secs(10), fake.link(path))
+                .await
+                .expect(what);
             link.send(breach).await;
             let close = tokio::time::timeout(SOON, link.ended()).await.expect(what);
-            let code = close.and_then(|close| close.payload.first_chunk::<2>().copied()).map(u16::from_be_bytes);
-            assert!(matches!(code, Some(1002 | 1007 | 1009)), "{path}, {what}: {code:?}");
+            let code = close
+                .and_then(|close| close.payload.first_chunk::<2>().copied())
+                .map(u16::from_be_bytes);
+            assert!(
+                matches!(code, Some(1002 | 1007 | 1009)),
+                "{path}, {what}: {code:?}"
+            );
         }
     }
     counted(controller.admin, before, 2 * breaches.len()).await;
@@ -165,7 +205,11 @@ async fn a_doppler_that_talks_garbage_spoils_nothing() {
     let before = wrongs(controller.admin).await;
     let envelope = |sequence| {
         let mut envelope = Workload::logs(1, 50).envelope(5, sequence);
-        let mark = harness::envelopes::Mark { producer: 5, sequence, app: 7 };
+        let mark = harness::envelopes::Mark {
+            producer: 5,
+            sequence,
+            app: 7,
+        };
         envelope.clone_from(&harness::envelopes::log(mark, 50));
         to_v1(&envelope).unwrap()[0].encode_to_vec()
     };
@@ -195,7 +239,8 @@ async fn a_doppler_that_talks_garbage_spoils_nothing() {
     let seen = tail.seen();
     seen.assert_clean("the tail");
     assert!(seen.has(5, 0) && seen.has(5, 2) && !seen.has(5, 1));
-    counted(controller.admin, before, garbage.len()).await;
+    // An unknown handle is no wrong: it may have ended a moment ago. Its envelope is counted.
+    counted(controller.admin, before, garbage.len() - 1).await;
     canary.sings().await;
     cluster.assert_balanced().await;
 }
@@ -203,16 +248,27 @@ async fn a_doppler_that_talks_garbage_spoils_nothing() {
 /// What an envelope looks like to somebody who takes it for a text.
 fn envelope_as_text() -> Vec<u8> {
     let envelope = &to_v1(&Workload::logs(1, 50).envelope(5, 9)).unwrap()[0];
-    String::from_utf8_lossy(&envelope.encode_to_vec()).into_owned().into_bytes()
+    String::from_utf8_lossy(&envelope.encode_to_vec())
+        .into_owned()
+        .into_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doppler_that_accepts_and_says_nothing_holds_nobody_up() {
-    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let cluster = Cluster::builder().dopplers(1).controllers(1).also_reading(silent.local_addr().unwrap());
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .also_reading(silent.local_addr().unwrap());
     let cluster = cluster.start().await;
     let canary = Canary::beside(&cluster).await;
-    let said = || cluster.controllers[0].process.logged("cannot read from a Doppler");
+    let said = || {
+        cluster.controllers[0]
+            .process
+            .logged("cannot read from a Doppler")
+    };
     eventually(SOON, "it is said that it does not answer", async || said()).await;
     canary.sings().await;
 }
