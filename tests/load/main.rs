@@ -26,6 +26,7 @@ use harness::{admin, binaries, eventually};
 use reader::{Age, Reader};
 use serde::Serialize;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -174,7 +175,7 @@ struct Bench {
     certs: Certs,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -185,8 +186,9 @@ fn main() {
         "{}",
         serde_json::to_string(&report).expect("numbers and text")
     );
-    if !report.failures.is_empty() {
-        std::process::exit(1);
+    match report.failures.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
