@@ -1,5 +1,5 @@
 //! The metrics a Doppler emits about itself, as v2 envelopes in its own stream: names and tags
-//! as upstream's (spec Doppler 5), so that dashboards built on them keep working.
+//! as upstream's, so that dashboards built on them keep working.
 //!
 //! In come totals, out come envelopes; counters carry what was added since the last time.
 

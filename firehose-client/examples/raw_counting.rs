@@ -1,6 +1,6 @@
 //! Counts envelopes and bytes without decoding any.
 //!
-//! `cargo run --release -p firehose-client --example raw_counting -- ws://127.0.0.1:8081 my-id`
+//! `cargo run --release -p firehose-client --example raw_counting -- ws://127.0.0.1:4443 my-id`
 
 #![allow(clippy::print_stdout)]
 

@@ -94,7 +94,7 @@ impl fmt::Display for Reason {
                 write!(f, "the server closed it with {code}: {words:?}")
             }
             // RFC 6455 calls 1000 normal. No Traffic Controller ends a stream normally: it
-            // means the slow consumer rule (spec 4.6).
+            // means the slow consumer rule.
             Reason::Closed {
                 code: Some(1000), ..
             } => f.write_str(

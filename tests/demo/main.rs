@@ -2,7 +2,7 @@
 //!
 //! Starts two Dopplers and a Traffic Controller as processes on loopback, tails an app and
 //! subscribes to the firehose, and feeds both Dopplers: with what is piped in, or a log file
-//! of this machine, or the services' own logs; the Dopplers' metrics come beside it. On
+//! of this machine; beside it, or for want of it alone, come the Dopplers' own metrics. On
 //! Ctrl-C, or when the input ends, it prints what became of every envelope.
 
 #![allow(

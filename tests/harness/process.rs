@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a process may take to bind its ports.
@@ -29,6 +30,8 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<VecDeque<String>>>,
+    /// Reads stderr until it closes; gone once its end was waited for.
+    listener: Option<JoinHandle<()>>,
 }
 
 /// What a process has used.
@@ -77,7 +80,7 @@ impl Process {
         let stderr = BufReader::new(child.stderr.take().expect("it was asked for"));
         let kept = lines.clone();
         // Ends with the process: its stderr closes then.
-        std::thread::spawn(move || {
+        let listener = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let mut kept = kept.lock().unwrap();
                 if kept.len() == LINES {
@@ -90,6 +93,7 @@ impl Process {
             name: name.to_owned(),
             child,
             lines,
+            listener: Some(listener),
         }
     }
 
@@ -153,6 +157,10 @@ impl Process {
             async move { over }
         });
         ended.await;
+        if status.is_some() {
+            // Its last words may still be in the pipe, which closed with it.
+            self.listener.take().map(JoinHandle::join);
+        }
         match status {
             Some(status) => status
                 .code()

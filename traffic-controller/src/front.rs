@@ -2,7 +2,7 @@
 //! status code.
 //!
 //! In come HTTP/1.1 requests; out go 101 and a stream, or the status, headers and body that
-//! upstream gives (spec Traffic Controller 1.2, 1.5, 1.6): clients show them to people.
+//! upstream gives: clients show them to people.
 
 pub mod connection;
 mod firehose;

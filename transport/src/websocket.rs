@@ -42,7 +42,7 @@ const OWED: usize = 4 * 1024;
 /// Reads in one turn, so that a peer who talks without pause cannot keep us from writing.
 const READS: usize = 8;
 
-/// How long a client may take over one message (reliability B39); what clients say is ignored,
+/// How long a client may take over one message; what clients say is ignored,
 /// so nobody has a reason to take long.
 const UNFINISHED: Duration = Duration::from_secs(10);
 
@@ -60,7 +60,7 @@ pub struct Options {
     /// this (and at most `max_message`) makes it larger.
     pub read_buffer: usize,
     /// Whether text messages are handed out by [`Socket::next`]; otherwise they are discarded,
-    /// in the server role without looking at their UTF-8 (conformance K05).
+    /// in the server role without looking at their UTF-8, as the Go Traffic Controller does.
     pub text: bool,
     /// How the peer's death is noticed; `None`: not at all.
     pub keep_alive: Option<KeepAlive>,

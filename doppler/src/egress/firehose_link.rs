@@ -96,7 +96,9 @@ fn bytes(claim: Claim, filter: Filter) -> Bytes {
             let mut envelope = Vec::new();
             match filter {
                 Filter::Logs => proto::notice::app(&mut envelope, delta, total, unix_ns(), b""),
-                _ => proto::notice::firehose(&mut envelope, delta, total, unix_ns()),
+                Filter::Everything | Filter::Metrics => {
+                    proto::notice::firehose(&mut envelope, delta, total, unix_ns())
+                }
             }
             let mut frame = Vec::with_capacity(envelope.len() + transport::frame::MAX_HEADER);
             write_header(envelope.len(), &mut frame);

@@ -3,7 +3,7 @@
 //!
 //! In come HTTP/2 requests, out go their messages as raw bytes to a [`Door`]: nothing is
 //! decoded into structs on the way. Status codes and texts are upstream's where a client may
-//! look at them (spec Doppler 3.5).
+//! look at them.
 
 use super::half_received::{Budget, HalfReceived};
 use super::{Door, half_received};

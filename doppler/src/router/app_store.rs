@@ -26,7 +26,7 @@ const QUANTUM: usize = 4 << 10;
 /// What a link takes at a time: four TLS records.
 const TAKE: usize = 64 << 10;
 
-/// Apps that one link may tail: what one Traffic Controller is built to serve (design 12).
+/// Apps that one link may tail: what one Traffic Controller is built to serve.
 const MAX_QUEUES: usize = 20_000;
 
 /// What a waiting envelope costs beside its bytes: its place in the queue.

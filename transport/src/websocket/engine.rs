@@ -106,7 +106,7 @@ impl Engine {
             // tungstenite never hands these out.
             Ok(Message::Frame(_)) => Ok(Heard::Part),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Part),
-            // One byte where a code takes two: no code, says conformance K13.
+            // One byte where a code takes two: no code, as for the Go Traffic Controller.
             Err(Error::Protocol(ProtocolError::InvalidCloseSequence)) => {
                 Ok(Heard::Close(None, String::new()))
             }

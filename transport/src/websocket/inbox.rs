@@ -21,7 +21,7 @@ const SIP: usize = 2 * 1024;
 /// What a client's buffer starts with.
 const FIRST: usize = 8 * 1024;
 
-/// Fragments of one message of a client (reliability B38): 4 KiB need no more.
+/// Fragments of one message of a client: 4 KiB need no more.
 const FRAGMENTS: u32 = 64;
 
 const FIN: u8 = 0x80;

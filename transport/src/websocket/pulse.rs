@@ -20,7 +20,7 @@ pub(super) enum Pulse {
         /// Whether a ping waits for its pong.
         asked: bool,
         /// A pong that came unasked answers the next ping: as the Go Traffic Controller, whose
-        /// channel of pongs holds one (conformance K03).
+        /// channel of pongs holds one.
         remembered: bool,
     },
     /// By listening (client role): the server is the one who pings.

@@ -81,7 +81,7 @@ pub fn reason(status: StatusCode) -> &'static str {
 
 impl Handshake {
     /// Checks a request as RFC 6455 §4.2.1 asks, in the order of the Go Traffic Controller
-    /// (spec 4.1): `Connection`, `Upgrade`, method, version, key. Offered extensions are not
+    /// (gorilla/websocket, `server.go`): `Connection`, `Upgrade`, method, version, key. Offered extensions are not
     /// taken; for offered subprotocols see [`offers`].
     ///
     /// # Errors
