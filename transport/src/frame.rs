@@ -160,6 +160,14 @@ pub fn write_header(payload: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&header[..length]);
 }
 
+/// One message as a frame of its own.
+pub fn framed(payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(header_bytes(payload.len()) + payload.len());
+    write_header(payload.len(), &mut frame);
+    frame.extend_from_slice(payload);
+    frame.into()
+}
+
 /// RFC 6455 §5.2: 7 bits of length, or 126 and 16 bits, or 127 and 64 bits.
 fn header(payload: usize) -> ([u8; MAX_HEADER], usize) {
     let mut header = [0; MAX_HEADER];
@@ -288,6 +296,14 @@ mod tests {
             assert_eq!(frames.payload(1), payload, "{size}");
             assert_eq!(head(frames.bytes()), Head::Binary(frames.frame(0).len()));
         }
+    }
+
+    #[test]
+    fn a_rare_large_batch_gives_its_memory_back() {
+        let mut frames = Frames::new();
+        frames.push(&vec![7; 10 << 20], true);
+        frames.clear();
+        assert!(frames.bytes.capacity() <= KEEP);
     }
 
     #[test]

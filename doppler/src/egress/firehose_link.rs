@@ -8,7 +8,7 @@ use proto::link::Upstream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 use transport::clock::unix_ns;
-use transport::frame::write_header;
+use transport::frame::framed;
 use transport::log::{Claim, Filter, Member, Vacant};
 use transport::websocket::{Close, Ended, Incoming, Socket};
 
@@ -100,10 +100,7 @@ fn bytes(claim: Claim, filter: Filter) -> Bytes {
                     proto::notice::firehose(&mut envelope, delta, total, unix_ns())
                 }
             }
-            let mut frame = Vec::with_capacity(envelope.len() + transport::frame::MAX_HEADER);
-            write_header(envelope.len(), &mut frame);
-            frame.extend_from_slice(&envelope);
-            frame.into()
+            framed(&envelope)
         }
     }
 }

@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn no_number_a_doppler_reports_stops_us() {
+        let hop = Hop::to_topics("d");
+        for _ in 0..2 {
+            hop.opened();
+            hop.reported(report(u64::MAX));
+            hop.ended_there(u64::MAX);
+            hop.closed();
+        }
+        assert_eq!(hop.sums(), sums(u64::MAX, 0, u64::MAX));
+    }
+
+    #[test]
     fn a_page_shows_what_the_doppler_reports() {
         let hop = Hop::new("d");
         hop.opened();

@@ -5,7 +5,7 @@ use crate::metrics::Metrics;
 use bytes::Bytes;
 use tracing::{debug, warn};
 use transport::clock::unix_ns;
-use transport::frame::{MAX_HEADER, write_header};
+use transport::frame::framed;
 use transport::ledger::Reason;
 use transport::listener::Stream;
 use transport::log::Claim;
@@ -55,10 +55,7 @@ fn bytes(claim: Claim, app: &str) -> Bytes {
         Claim::Lost { delta, total } => {
             let mut envelope = Vec::new();
             proto::notice::app(&mut envelope, delta, total, unix_ns(), app.as_bytes());
-            let mut frame = Vec::with_capacity(envelope.len() + MAX_HEADER);
-            write_header(envelope.len(), &mut frame);
-            frame.extend_from_slice(&envelope);
-            frame.into()
+            framed(&envelope)
         }
     }
 }
