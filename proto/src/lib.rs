@@ -10,13 +10,17 @@
 //! | [`convert`] | the conversion between them, written to be read: the reference |
 //! | [`transcode`] | the same conversion, bytes to bytes: what a router runs |
 //! | [`scan`], [`batch`] | just enough of an envelope to route it; a batch, split in place |
+//! | [`component`] | how a component speaks about itself |
 //! | [`request`], [`link`], [`notice`] | what can be asked, what the two programs tell each other, what a reader hears about its losses |
+//! | [`multipart`] | several envelopes in one HTTP answer |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod batch;
+pub mod component;
 pub mod convert;
 pub mod link;
+pub mod multipart;
 pub mod notice;
 mod refused;
 pub mod request;

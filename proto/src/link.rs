@@ -3,7 +3,11 @@
 //! A link is a WebSocket from a Traffic Controller to a Doppler. Text messages are the
 //! JSON of this module. Binary messages are v1 envelopes: on a firehose link bare, so
 //! that they can be passed on as they are; on the app link each behind the handle of
-//! the app it was subscribed for.
+//! the app it was subscribed for, or of the [`Recent`] it answers.
+//!
+//! The answer to a [`Recent`] is a snapshot: each envelope behind the handle of the request, and
+//! then that handle with nothing behind it, the marker. A Doppler that has not put in its marker
+//! within a second has not answered: it may be of a version that does not know the question.
 //!
 //! Versions N and N−1 of the two programs talk to each other: members nobody knows are
 //! ignored, and a message nobody knows is `Unknown`, to be ignored too.
@@ -49,9 +53,31 @@ pub enum Upstream {
     Written(Written),
     /// The client this stream is for has gone: send what has begun, a last report, and close.
     Leave {},
+    /// Send what is kept of an app, once.
+    Recent(Recent),
     /// A message of a later version.
     #[serde(skip)]
     Unknown,
+}
+
+/// A request for what is kept of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recent {
+    /// What the answer stands behind; of no app's stream and no other request.
+    pub handle: Handle,
+    /// Whose.
+    pub app: String,
+    /// How many logs at most: the newest, oldest first.
+    #[serde(default)]
+    pub logs: u32,
+    /// Whether the newest container metric of each instance as well.
+    #[serde(default)]
+    pub metrics: bool,
+    /// The stream of the same app that goes on where the snapshot ends: the marker stands
+    /// between what the snapshot has seen and what it has not. Without it the order of the two
+    /// says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<Handle>,
 }
 
 /// From Doppler to Traffic Controller.
@@ -129,6 +155,7 @@ impl Upstream {
             unsubscribe: Option<Vec<Handle>>,
             written: Option<Written>,
             leave: Option<serde::de::IgnoredAny>,
+            recent: Option<Recent>,
         }
 
         let members: Members = from_json(text)?;
@@ -137,6 +164,7 @@ impl Upstream {
             members.unsubscribe.map(Upstream::Unsubscribe),
             members.written.map(Upstream::Written),
             members.leave.map(|_| Upstream::Leave {}),
+            members.recent.map(Upstream::Recent),
         ]
         .into_iter()
         .flatten();
@@ -150,6 +178,7 @@ impl Upstream {
                 apps.iter().try_for_each(|(_, app)| check_app(app))?;
             }
             Upstream::Unsubscribe(handles) => check_handles(handles.len())?,
+            Upstream::Recent(recent) => check_app(&recent.app)?,
             _ => {}
         }
         Ok(message)
@@ -243,6 +272,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn recent(tail: Option<Handle>) -> Recent {
+        Recent {
+            handle: 7,
+            app: "app".into(),
+            logs: 100,
+            metrics: true,
+            tail,
+        }
+    }
+
     #[test]
     fn messages_look_like_this() {
         let written = Written {
@@ -274,6 +313,14 @@ mod tests {
                 r#"{"written":{"epoch":1,"written":2}}"#,
             ),
             (Upstream::Leave {}, r#"{"leave":{}}"#),
+            (
+                Upstream::Recent(recent(None)),
+                r#"{"recent":{"handle":7,"app":"app","logs":100,"metrics":true}}"#,
+            ),
+            (
+                Upstream::Recent(recent(Some(3))),
+                r#"{"recent":{"handle":7,"app":"app","logs":100,"metrics":true,"tail":3}}"#,
+            ),
             (Upstream::Unknown, "{}"),
         ] {
             assert_eq!(message.to_json(), text);
@@ -319,6 +366,8 @@ mod tests {
             r#"{"unsubscribe":[-1]}"#,
             r#"{"unsubscribe":[4294967296]}"#,
             r#"{"written":{"epoch":1}}"#,
+            r#"{"recent":{"handle":1}}"#,
+            r#"{"recent":{"handle":1,"app":"a","logs":-1}}"#,
         ] {
             assert!(
                 matches!(Upstream::parse(text), Err(BadMessage::Json(_))),
@@ -342,7 +391,14 @@ mod tests {
             let app = (1, "x".repeat(length));
             let text = Upstream::Subscribe(vec![app.clone()]).to_json();
             assert!(matches!(Upstream::parse(&text), Err(BadMessage::AppId(_))));
-            assert_eq!(Upstream::subscribe([app]), []);
+            assert_eq!(Upstream::subscribe([app.clone()]), []);
+            let app = app.1;
+            let text = Upstream::Recent(Recent {
+                app,
+                ..recent(None)
+            })
+            .to_json();
+            assert!(matches!(Upstream::parse(&text), Err(BadMessage::AppId(_))));
         }
 
         let padded = format!("{}{}", " ".repeat(MAX_TEXT), "{}");

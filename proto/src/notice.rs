@@ -29,6 +29,17 @@ pub fn app(out: &mut Vec<u8>, delta: u64, total: u64, timestamp_ns: i64, app_id:
         "Log message output is too high. {delta} messages dropped \
          (Total {total} messages dropped) from DopplerServer to app stream."
     );
+    put_log(out, &message, timestamp_ns, app_id);
+}
+
+/// Tells a stream that begins with recent logs that those of some Dopplers are not among them.
+pub fn incomplete(out: &mut Vec<u8>, missing: usize, of: usize, timestamp_ns: i64, app_id: &[u8]) {
+    let message =
+        format!("Recent logs are incomplete: {missing} of {of} Dopplers did not answer in time.");
+    put_log(out, &message, timestamp_ns, app_id);
+}
+
+fn put_log(out: &mut Vec<u8>, message: &str, timestamp_ns: i64, app_id: &[u8]) {
     let mut log = Vec::with_capacity(256);
     put_bytes(&mut log, 1, message.as_bytes());
     put_number(&mut log, 2, MessageType::Err as u64);

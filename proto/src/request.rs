@@ -24,6 +24,20 @@ pub enum Request {
     AppStream {
         /// The app.
         app: AppGuid,
+        /// How many recent logs it begins with, its `recent`; without it the stream begins now.
+        recent: Option<u32>,
+    },
+    /// `/apps/{app}/recentlogs`: the newest logs of one app, once.
+    RecentLogs {
+        /// The app.
+        app: AppGuid,
+        /// How many at most, its `limit`; without it all that are kept.
+        limit: Option<u32>,
+    },
+    /// `/apps/{app}/containermetrics`: the newest container metric of each instance, once.
+    ContainerMetrics {
+        /// The app.
+        app: AppGuid,
     },
 }
 
@@ -74,6 +88,12 @@ pub enum BadRequest {
     /// before it looks at the token.
     #[error("the app id is not a GUID")]
     NotAGuid,
+    /// A value of ours that says nothing. 400.
+    #[error("the query's {what} is not a whole number from 0 to 4294967295")]
+    NotANumber {
+        /// Which value.
+        what: &'static str,
+    },
 }
 
 impl Request {
@@ -86,6 +106,16 @@ impl Request {
     /// is off, where upstream does not look at it either.
     pub fn parse_any_app(path: &str, query: Option<&str>) -> Result<Request, BadRequest> {
         parse(path, query, AppGuid::any)
+    }
+
+    /// The app it reads; none for a firehose.
+    pub fn app(&self) -> Option<&AppGuid> {
+        match self {
+            Request::Firehose { .. } => None,
+            Request::AppStream { app, .. }
+            | Request::RecentLogs { app, .. }
+            | Request::ContainerMetrics { app } => Some(app),
+        }
     }
 
     /// The path, with its query if it needs one, percent-encoded.
@@ -102,7 +132,17 @@ impl Request {
                 };
                 format!("/firehose/{}{query}", escape(subscription.as_str()))
             }
-            Request::AppStream { app } => format!("/apps/{}/stream", escape(app.as_str())),
+            Request::AppStream { app, recent } => {
+                let query = recent.map_or(String::new(), |logs| format!("?recent={logs}"));
+                format!("/apps/{}/stream{query}", escape(app.as_str()))
+            }
+            Request::RecentLogs { app, limit } => {
+                let query = limit.map_or(String::new(), |logs| format!("?limit={logs}"));
+                format!("/apps/{}/recentlogs{query}", escape(app.as_str()))
+            }
+            Request::ContainerMetrics { app } => {
+                format!("/apps/{}/containermetrics", escape(app.as_str()))
+            }
         }
     }
 }
@@ -177,26 +217,55 @@ fn parse(
     match path.split('/').collect::<Vec<_>>()[..] {
         ["", "firehose", id] => Ok(Request::Firehose {
             subscription: SubscriptionId::new(id)?,
-            filter: query.map_or(Filter::Everything, filter),
+            filter: filter(query),
         }),
-        ["", "apps", id, "stream"] if !id.is_empty() => Ok(Request::AppStream { app: app(id)? }),
+        ["", "apps", id, "stream"] if !id.is_empty() => Ok(Request::AppStream {
+            app: app(id)?,
+            recent: recent(query)?,
+        }),
+        ["", "apps", id, "recentlogs"] if !id.is_empty() => Ok(Request::RecentLogs {
+            app: app(id)?,
+            // As upstream: what is no number is no limit.
+            limit: number(value(query, "limit")),
+        }),
+        ["", "apps", id, "containermetrics"] if !id.is_empty() => {
+            Ok(Request::ContainerMetrics { app: app(id)? })
+        }
         _ => Err(BadRequest::UnknownPath),
     }
 }
 
-/// The first `filter-type` counts; what cannot be decoded is not there.
-fn filter(query: &str) -> Filter {
-    let value = query.split('&').find_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = unescape(name, Plus::IsSpace)?;
-        let value = unescape(value, Plus::IsSpace)?;
-        (*name == *b"filter-type" && !pair.contains(';')).then_some(value)
-    });
-    match value.as_deref() {
+fn filter(query: Option<&str>) -> Filter {
+    match value(query, "filter-type").as_deref() {
         Some(b"logs") => Filter::Logs,
         Some(b"metrics") => Filter::Metrics,
         _ => Filter::Everything,
     }
+}
+
+/// Ours alone, so nobody relies on a bad one being ignored.
+fn recent(query: Option<&str>) -> Result<Option<u32>, BadRequest> {
+    match value(query, "recent") {
+        None => Ok(None),
+        given => match number(given) {
+            None => Err(BadRequest::NotANumber { what: "recent" }),
+            logs => Ok(logs),
+        },
+    }
+}
+
+fn number(value: Option<Cow<'_, [u8]>>) -> Option<u32> {
+    str::from_utf8(&value?).ok()?.parse().ok()
+}
+
+/// The first value of that name counts; what cannot be decoded is not there.
+fn value<'a>(query: Option<&'a str>, wanted: &str) -> Option<Cow<'a, [u8]>> {
+    query?.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = unescape(name, Plus::IsSpace)?;
+        let value = unescape(value, Plus::IsSpace)?;
+        (*name == *wanted.as_bytes() && !pair.contains(';')).then_some(value)
+    })
 }
 
 fn check_id(what: &'static str, id: &str) -> Result<(), BadRequest> {
@@ -210,13 +279,17 @@ fn check_id(what: &'static str, id: &str) -> Result<(), BadRequest> {
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Plus {
+/// What a `+` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plus {
+    /// Itself: in a path.
     IsPlus,
+    /// A space: in a query, a form or a cookie.
     IsSpace,
 }
 
-fn unescape(text: &str, plus: Plus) -> Option<Cow<'_, [u8]>> {
+/// Percent-decodes; `None` if a `%` is not followed by two hex digits.
+pub fn unescape(text: &str, plus: Plus) -> Option<Cow<'_, [u8]>> {
     if !text.contains(['%', '+']) {
         return Some(Cow::Borrowed(text.as_bytes()));
     }
@@ -233,6 +306,45 @@ fn unescape(text: &str, plus: Plus) -> Option<Cow<'_, [u8]>> {
         });
     }
     Some(Cow::Owned(decoded))
+}
+
+/// Where a path that goes over empty, `.` or `..` steps leads, percent-encoded; `None` if it
+/// goes straight. Upstream's router (gorilla/mux) looks at the decoded path, before anything
+/// else, and redirects there.
+pub fn straightened(path: &str) -> Result<Option<String>, BadRequest> {
+    let decoded = unescape(path, Plus::IsPlus).ok_or(BadRequest::BadEscape)?;
+    let mut steps = Vec::new();
+    for step in decoded.split(|byte| *byte == b'/') {
+        match step {
+            b"" | b"." => {}
+            b".." => drop(steps.pop()),
+            step => steps.push(step),
+        }
+    }
+    let mut straight = Vec::with_capacity(decoded.len());
+    for step in &steps {
+        straight.push(b'/');
+        straight.extend_from_slice(step);
+    }
+    if steps.is_empty() || decoded.ends_with(b"/") {
+        straight.push(b'/');
+    }
+    if *decoded == *straight {
+        return Ok(None);
+    }
+    let mut escaped = String::with_capacity(straight.len());
+    for byte in straight {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                escaped.push(char::from(byte));
+            }
+            b'$' | b'&' | b'+' | b',' | b':' | b';' | b'=' | b'@' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(Some(escaped))
 }
 
 fn escape(id: &str) -> String {
@@ -318,6 +430,37 @@ mod tests {
     }
 
     #[test]
+    fn a_path_with_detours_leads_to_where_it_would_end() {
+        for (path, leads_to) in [
+            ("/firehose/x", None),
+            ("/firehose/x/", None),
+            ("/", None),
+            ("/firehose/...", None),
+            ("", Some("/")),
+            ("//", Some("/")),
+            ("//firehose//sub", Some("/firehose/sub")),
+            ("/firehose//", Some("/firehose/")),
+            ("/apps/../firehose/sub", Some("/firehose/sub")),
+            ("/firehose/.", Some("/firehose")),
+            ("/firehose/./", Some("/firehose/")),
+            ("/..", Some("/")),
+            ("/a/../../b/", Some("/b/")),
+            // The decoded path counts, as with the router.
+            ("/firehose/%2e%2E", Some("/")),
+            ("/firehose/a%2F%2Fb%20c", Some("/firehose/a/b%20c")),
+            // Nothing in it gets out of the header or becomes a query.
+            (
+                "//%0d%0aSet-Cookie:a=b%3F",
+                Some("/%0D%0ASet-Cookie:a=b%3F"),
+            ),
+        ] {
+            let expected = Ok(leads_to.map(str::to_owned));
+            assert_eq!(straightened(path), expected, "{path}");
+        }
+        assert_eq!(straightened("//%zz"), Err(BadRequest::BadEscape));
+    }
+
+    #[test]
     fn an_id_longer_than_the_limit_is_told_the_limit() {
         let path = |bytes| format!("/firehose/{}", "%61".repeat(bytes));
         assert_eq!(
@@ -357,7 +500,10 @@ mod tests {
     fn an_app_stream_needs_a_guid_unless_nobody_checks() {
         let stream = |id: &str| format!("/apps/{id}/stream");
         let app = AppGuid::new(GUID).unwrap();
-        let expected = Ok(Request::AppStream { app: app.clone() });
+        let expected = Ok(Request::AppStream {
+            app: app.clone(),
+            recent: None,
+        });
         assert_eq!(
             Request::parse(&stream(GUID), Some("filter-type=logs")),
             expected
@@ -376,7 +522,7 @@ mod tests {
                 "{id}"
             );
             let app = AppGuid::any(id).unwrap();
-            let expected = Ok(Request::AppStream { app });
+            let expected = Ok(Request::AppStream { app, recent: None });
             assert_eq!(Request::parse_any_app(&stream(id), None), expected);
         }
         let long = Request::parse_any_app(&stream(&"x".repeat(257)), None);
@@ -387,6 +533,50 @@ mod tests {
                 bytes: 257
             })
         ));
+    }
+
+    #[test]
+    fn a_stream_says_how_many_recent_logs_it_begins_with() {
+        let recent = |query| match Request::parse(&format!("/apps/{GUID}/stream"), Some(query)) {
+            Ok(Request::AppStream { recent, .. }) => Ok(recent),
+            Ok(other) => panic!("{other:?}"),
+            Err(bad) => Err(bad.to_string()),
+        };
+        assert_eq!(recent("recent=0"), Ok(Some(0)));
+        assert_eq!(recent("a=b&recent=50&recent=x"), Ok(Some(50)));
+        assert_eq!(recent("Recent=x&limit=7"), Ok(None));
+        for bad in [
+            "recent",
+            "recent=",
+            "recent=-1",
+            "recent=1e3",
+            "recent=4294967296",
+        ] {
+            let told = "the query's recent is not a whole number from 0 to 4294967295";
+            assert_eq!(recent(bad), Err(told.to_owned()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn recent_logs_have_a_limit_that_is_ignored_where_it_is_no_number() {
+        let path = format!("/apps/{GUID}/recentlogs");
+        let app = AppGuid::new(GUID).unwrap();
+        for (query, limit) in [
+            (None, None),
+            (Some("limit=0"), Some(0)),
+            (Some("limit=7&limit=8"), Some(7)),
+            (Some("limit=-1"), None),
+            (Some("limit=many"), None),
+        ] {
+            let app = app.clone();
+            let expected = Ok(Request::RecentLogs { app, limit });
+            assert_eq!(Request::parse(&path, query), expected);
+        }
+        let path = format!("/apps/{GUID}/containermetrics");
+        let expected = Ok(Request::ContainerMetrics { app });
+        assert_eq!(Request::parse(&path, Some("limit=1")), expected);
+        let path = "/apps/x/recentlogs";
+        assert_eq!(Request::parse(path, None), Err(BadRequest::NotAGuid));
     }
 
     fn parse_printed(request: &Request) -> Result<Request, BadRequest> {
@@ -405,17 +595,28 @@ mod tests {
             id in "[^/]{1,64}",
             dots in prop::sample::select(vec![None, Some("."), Some(".."), Some("...")]),
             filter in prop::sample::select(vec![Filter::Everything, Filter::Logs, Filter::Metrics]),
+            logs in any::<Option<u32>>(),
         ) {
             let id = dots.unwrap_or(&id);
             let request = firehose(id, filter).unwrap();
             prop_assert_eq!(parse_printed(&request), Ok(request));
-            let request = Request::AppStream { app: AppGuid::any(id).unwrap() };
-            prop_assert_eq!(parse_printed(&request), Ok(request));
+            let app = AppGuid::any(id).unwrap();
+            for request in [
+                Request::AppStream { app: app.clone(), recent: logs },
+                Request::RecentLogs { app: app.clone(), limit: logs },
+                Request::ContainerMetrics { app },
+            ] {
+                prop_assert_eq!(parse_printed(&request), Ok(request));
+            }
         }
 
         #[test]
         fn no_request_line_is_a_panic(path in "[/a-z%0-9.é]{0,40}", query in ".{0,40}") {
             let _ = Request::parse(&path, Some(&query));
+            if let Ok(Some(straight)) = straightened(&path) {
+                prop_assert!(straight.starts_with('/') && !straight.starts_with("//"));
+                prop_assert_eq!(straightened(&straight), Ok(None), "one redirect is enough");
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::{
 pub struct Facts<'a> {
     /// It is a LogMessage.
     pub log: bool,
+    /// It is a ContainerMetric, of this instance.
+    pub container: Option<i32>,
     /// The app it belongs to.
     pub app: AppId<'a>,
 }
@@ -54,6 +56,8 @@ pub fn v1(envelope: &[u8]) -> Result<Facts<'_>, Refused> {
     };
     Ok(Facts {
         log: seen.event_type == EventType::LogMessage as i32,
+        container: (seen.event_type == EventType::ContainerMetric as i32)
+            .then_some(seen.container_instance),
         app,
     })
 }
@@ -69,6 +73,7 @@ struct Seen<'a> {
     event_type: i32,
     log_app: &'a [u8],
     container_app: &'a [u8],
+    container_instance: i32,
     http_app_halves: [u64; 2],
     bodies: [Part; 6],
     request_id: Part,
@@ -118,6 +123,7 @@ impl<'a> Seen<'a> {
             match (body, number, value) {
                 (LOG, 4, Value::Text(id)) => self.log_app = id,
                 (CONTAINER, 1, Value::Text(id)) => self.container_app = id,
+                (CONTAINER, 2, Value::Number(index)) => self.container_instance = index as i32,
                 (_, 3, Value::Message(id)) => read_uuid(id, &mut self.request_id, &mut [0, 0])?,
                 (_, 12, Value::Message(id)) => {
                     read_uuid(id, &mut self.http_app, &mut self.http_app_halves)?;
@@ -237,6 +243,7 @@ mod tests {
         let facts = |event_type| {
             let envelope = base(event_type);
             let facts = v1(&envelope).unwrap();
+            assert_eq!(facts.container.is_some(), event_type == 9);
             (facts.log, facts.app.as_bytes().to_vec())
         };
         assert_eq!(facts(5), (true, b"".to_vec()));

@@ -121,6 +121,14 @@ impl<'a> View<'a> {
         matches!(self.message, Message::Log(_)) && self.tag(Name::V1Type) != b"Error"
     }
 
+    /// Of which instance it becomes a ContainerMetric, if it does.
+    pub fn container(&self) -> Option<i32> {
+        match &self.message {
+            Message::Gauge(gauge) => gauge.container().map(|it| self.instance(it)),
+            _ => None,
+        }
+    }
+
     /// How many v1 envelopes it becomes: the unit in which `ingress` is counted.
     ///
     /// Where this is `Ok`, [`to_v1`](View::to_v1) is.
@@ -336,10 +344,7 @@ impl View<'_> {
     }
 
     fn write_container(&self, container: &Container, sink: &mut impl V1Sink) {
-        let instance_index = match container.instance_index {
-            Some(index) => index,
-            None => number(self.instance_id),
-        };
+        let instance_index = self.instance(container);
         let out = sink.begin();
         self.put_head(out, EventType::ContainerMetric);
         put_message(out, 12, |out| {
@@ -396,6 +401,13 @@ impl View<'_> {
         match app {
             Some((low, high)) => sink.end(false, &uuid::text(low, high)),
             None => sink.end(false, SYSTEM.as_bytes()),
+        }
+    }
+
+    fn instance(&self, container: &Container) -> i32 {
+        match container.instance_index {
+            Some(index) => index,
+            None => number(self.instance_id),
         }
     }
 
