@@ -9,12 +9,19 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backoff;
+pub mod cause;
 pub mod clock;
 pub mod frame;
+pub mod grpc;
+pub mod http;
 pub mod ledger;
 pub mod listener;
 pub mod log;
 pub mod process;
+mod read_ahead;
+pub mod reload;
+pub mod secret;
+pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

@@ -17,13 +17,15 @@ use metrics::{Counter, Gauge};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, info, warn};
 
+use crate::read_ahead::ReadAhead;
+use crate::reload::Reloaded;
 use crate::shutdown::Shutdown;
 use crate::tls;
 
@@ -76,7 +78,7 @@ pub enum Stream {
     /// Bytes as they are on the wire.
     Plain(TcpStream),
     /// Bytes under TLS, whichever side we are.
-    Tls(Box<TlsStream<BufReader<TcpStream>>>),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
 }
 
 /// Sizes of the kernel's socket buffers, in bytes; `None` leaves the kernel to adapt them.
@@ -94,12 +96,12 @@ pub struct Buffers {
 /// How accepted sockets become streams.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
-    /// TLS, or plain text if `None`.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// TLS, or plain text if `None`. Each connection takes what is good when it comes.
+    pub tls: Option<Reloaded<ServerConfig>>,
     /// How long the TLS handshake may take in all; [`HANDSHAKE`].
     pub handshake: Duration,
     /// Bytes read from the socket at once under TLS: [`READ_BUFFER_BUSY`] or
-    /// [`READ_BUFFER_IDLE`]. Allocated for as long as the connection lives.
+    /// [`READ_BUFFER_IDLE`]. Allocated only while there is something in it.
     pub read_buffer: NonZeroUsize,
     /// The kernel's buffers.
     pub buffers: Buffers,
@@ -112,7 +114,8 @@ pub struct Acceptor {
 #[derive(Debug, Clone)]
 pub struct Dialer {
     /// TLS and the name to expect in the server's certificate; plain text if `None`.
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Each connection takes what is good when it is opened.
+    pub tls: Option<(Reloaded<ClientConfig>, ServerName<'static>)>,
     /// How long resolving, connecting and the TLS handshake may take together.
     pub deadline: Duration,
     /// As [`Acceptor::read_buffer`].
@@ -315,6 +318,19 @@ struct Counts {
 
 impl Counts {
     fn of(listener: &'static str) -> Counts {
+        metrics::describe_counter!(
+            "connections_accepted_total",
+            "Connections taken from the kernel, by listener"
+        );
+        metrics::describe_counter!(
+            "connections_refused_total",
+            "Connections closed at once because too many were open, by listener"
+        );
+        metrics::describe_counter!(
+            "accept_errors_total",
+            "Times the kernel gave no connection, by listener"
+        );
+        metrics::describe_gauge!("connections_open", "Connections open now, by listener");
         Counts {
             accepted: metrics::counter!("connections_accepted_total", "listener" => listener),
             refused: metrics::counter!("connections_refused_total", "listener" => listener),
@@ -367,7 +383,7 @@ fn ends_with_its_connection(error: &io::Error) -> bool {
 
 impl Acceptor {
     /// TLS or plain text, with [`HANDSHAKE`], [`READ_BUFFER_BUSY`] and the kernel's buffers.
-    pub fn new(tls: Option<Arc<ServerConfig>>) -> Acceptor {
+    pub fn new(tls: Option<Reloaded<ServerConfig>>) -> Acceptor {
         Acceptor {
             tls,
             handshake: HANDSHAKE,
@@ -389,8 +405,8 @@ impl Acceptor {
         let Ok(_one_of_them) = self.handshakes.try_acquire() else {
             return Err(AcceptError::Busy { peer });
         };
-        let tcp = BufReader::with_capacity(self.read_buffer.get(), tcp);
-        let handshake = TlsAcceptor::from(config.clone()).accept(tcp);
+        let tcp = ReadAhead::new(self.read_buffer, tcp);
+        let handshake = TlsAcceptor::from(config.now()).accept(tcp);
         match timeout(self.handshake, handshake).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
             Ok(Err(source)) => Err(AcceptError::Handshake { peer, source }),
@@ -405,7 +421,10 @@ impl Acceptor {
 impl Dialer {
     /// TLS or plain text, within `deadline`, with [`READ_BUFFER_BUSY`] and the kernel's
     /// buffers.
-    pub fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>, deadline: Duration) -> Self {
+    pub fn new(
+        tls: Option<(Reloaded<ClientConfig>, ServerName<'static>)>,
+        deadline: Duration,
+    ) -> Dialer {
         Dialer {
             tls,
             deadline,
@@ -425,8 +444,8 @@ impl Dialer {
         let Some((config, name)) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        let tcp = BufReader::with_capacity(self.read_buffer.get(), tcp);
-        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
+        let tcp = ReadAhead::new(self.read_buffer, tcp);
+        let handshake = TlsConnector::from(config.now()).connect(name.clone(), tcp);
         timeout_at(end, handshake)
             .await
             .unwrap_or_else(|_| Err(late()))
@@ -533,6 +552,15 @@ impl Stream {
         }
     }
 
+    /// The DNS names in the peer's own certificate: who it is. None on plain text, and none if
+    /// it showed no certificate or one without names.
+    pub fn dns_names(&self) -> Vec<String> {
+        self.certificates()
+            .first()
+            .map(tls::dns_names)
+            .unwrap_or_default()
+    }
+
     /// Whether an accepted stream starts with HTTP/2, taking nothing from it.
     ///
     /// Under TLS the handshake has decided. On plain text the first bytes do; a peer that has
@@ -550,7 +578,7 @@ impl Stream {
     fn tcp(&self) -> &TcpStream {
         match self {
             Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0.get_ref(),
+            Stream::Tls(tls) => tls.get_ref().0.socket(),
         }
     }
 }

@@ -245,6 +245,20 @@ impl Log {
         }
     }
 
+    /// Founds a group of one that is offered `first` before what the log will be given, and has
+    /// lost `lost` frames. They count in its account, and not for the cap.
+    pub fn join_behind(self: &Arc<Log>, name: &str, first: &mut Frames, lost: u64) -> Member {
+        let weight = Weight::of(first.ends());
+        let chunk = Arc::new(Chunk::take(first, weight));
+        let member = self.join(name, Filter::Everything);
+        let mut state = self.lock();
+        let group = state.group(member.group);
+        group.begin_with(&chunk);
+        group.began_with_loss(self.overflow, lost);
+        drop(state);
+        member
+    }
+
     /// Every account, all taken at one moment.
     pub fn accounts(&self) -> Accounts {
         let state = self.lock();

@@ -1,5 +1,6 @@
 //! A server process from its settings to its exit code: the part of `main` that all share.
 
+use crate::cause::chain;
 use crate::shutdown::Signals;
 use futures::future::{BoxFuture, FutureExt};
 use std::future::Future;
@@ -7,18 +8,23 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Resolves when the process is to stop.
 pub type Stop = BoxFuture<'static, ()>;
 
-/// Logs to stderr as `log` says, runs `server` on so many worker threads (one per core if not
+/// Logs to stderr as `log` says, makes room for `connections` open at once, runs `server` on so many worker threads (one per core if not
 /// said), and turns its end into an exit code: 0, 1 if it could not start, 2 if a setting is
 /// wrong. The first SIGTERM or SIGINT stops the server, a second one ends the process at once.
 ///
 /// One thread means one: everything runs on it. On few cores that costs less than two, since
 /// waking another thread is most of what a small envelope costs.
-pub fn run<E, F>(log: &str, threads: Option<usize>, server: impl FnOnce(Stop) -> F) -> ExitCode
+pub fn run<E, F>(
+    log: &str,
+    connections: usize,
+    threads: Option<usize>,
+    server: impl FnOnce(Stop) -> F,
+) -> ExitCode
 where
     E: std::error::Error,
     F: Future<Output = Result<(), E>>,
@@ -27,6 +33,8 @@ where
         let _ = writeln!(io::stderr(), "could not log as asked: {}", chain(&bad));
         return ExitCode::from(2);
     }
+    raise_open_files(connections);
+    use_small_pages();
     let ended = runtime(threads).and_then(|runtime| {
         let _inside = runtime.enter();
         let stop = stop()?;
@@ -45,6 +53,50 @@ where
             error!("could not start the runtime: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Files a process has open beside connections: listeners, logs, certificates while they load,
+/// links to a few Dopplers.
+const OTHER_FILES: u64 = 256;
+
+/// Asks the kernel for as many open files as it would give us. The soft limit is 1,024 by
+/// custom, which is for programs that use `select`; we do not. Warns if `connections` would be
+/// too many.
+pub fn raise_open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            warn!(%error, "could not raise the limit of open files to what is allowed");
+            before.current
+        }
+    };
+    let needed = connections as u64 + OTHER_FILES;
+    // `None` is no limit.
+    if let Some(files) = files.filter(|files| *files < needed) {
+        warn!(
+            files,
+            needed,
+            connections,
+            "fewer files may be open than connections are allowed: raise the hard limit \
+             (ulimit -Hn, LimitNOFILE=, BOSH open_files), or allow fewer"
+        );
+    }
+}
+
+/// Asks the kernel for memory in pages of 4 KiB, whatever the allocator would like. A connection
+/// has buffers of some KiB of which it touches the beginning; in pages of 2 MiB all of them
+/// are resident: 12 KiB more of each connection.
+fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "could not do without huge pages");
     }
 }
 
@@ -76,31 +128,15 @@ fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// An error and all that caused it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_shown_with_what_caused_it() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("could not open the file")]
-        struct Outer(#[source] io::Error);
-        let error = Outer(io::Error::other("no such file"));
-        assert_eq!(chain(&error), "could not open the file: no such file");
+    fn as_many_files_may_be_open_as_the_kernel_allows() {
+        use rustix::process::{Resource, getrlimit};
+        raise_open_files(1);
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

@@ -130,6 +130,24 @@ impl Signals {
     }
 }
 
+/// SIGHUP, which no longer ends the process once this exists: a request to load files again.
+#[derive(Debug)]
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Starts listening. Must run inside the runtime.
+    pub fn listen() -> io::Result<Hangup> {
+        Ok(Hangup(signal(SignalKind::hangup())?))
+    }
+
+    /// The next one. Several between two calls are one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await; // the runtime is ending
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

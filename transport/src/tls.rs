@@ -1,7 +1,7 @@
 //! TLS settings made from PEM files.
 //!
 //! In come paths, out come rustls settings ready for [`crate::listener`]; every call reads its
-//! files anew, so loading new certificates is calling again. Nothing here reads the
+//! files anew, so loading new certificates is calling again, which [`crate::reload`] does. Nothing here reads the
 //! environment or relies on a process-wide crypto provider.
 //!
 //! TLS 1.2 and 1.3 with ECDHE and AES-GCM alone, as the Go components between themselves. A
@@ -10,6 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
@@ -22,6 +23,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 pub use rustls::{ClientConfig, ServerConfig};
 pub use rustls_pki_types::ServerName;
@@ -76,6 +78,119 @@ pub enum Roots<'a> {
     System(Option<&'a Path>),
 }
 
+/// The cipher suites a server speaks.
+#[derive(Debug, Clone)]
+pub struct Suites(Vec<SupportedCipherSuite>);
+
+impl Default for Suites {
+    /// All that we have: ECDHE with AES-GCM, under TLS 1.3 and 1.2.
+    fn default() -> Suites {
+        Suites(CIPHER_SUITES.to_vec())
+    }
+}
+
+/// None of the cipher suites asked for is one of ours.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no cipher suite in {asked:?} that we have: give one or more of {ours}", ours = TLS_1_2_NAMES.join(", "))]
+pub struct NoSuite {
+    /// What was asked for.
+    pub asked: String,
+}
+
+/// OpenSSL's name of each TLS 1.2 suite, and the name in IANA's registry behind it.
+const TLS_1_2_SUITES: [(&str, &str, SupportedCipherSuite); 4] = [
+    (
+        TLS_1_2_NAMES[0],
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        TLS_1_2_NAMES[1],
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        TLS_1_2_NAMES[2],
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        TLS_1_2_NAMES[3],
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+];
+
+const TLS_1_2_NAMES: [&str; 4] = [
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+];
+
+impl Suites {
+    /// The TLS 1.2 suites with these OpenSSL or IANA names, separated by commas, colons or
+    /// spaces, and all of TLS 1.3 (which upstream does not let one choose either). Also gives
+    /// back the names that we do not know, for the caller to warn of.
+    pub fn named(asked: &str) -> Result<(Suites, Vec<String>), NoSuite> {
+        let (mut suites, mut unknown) = (Vec::new(), Vec::new());
+        let names = asked.split([',', ':', ' ']).filter(|name| !name.is_empty());
+        for name in names {
+            let known = TLS_1_2_SUITES
+                .iter()
+                .find(|(openssl, iana, _)| [openssl, iana].contains(&&name));
+            match known {
+                Some((_, _, suite)) if suites.contains(suite) => {}
+                Some((_, _, suite)) => suites.push(*suite),
+                None => unknown.push(name.to_owned()),
+            }
+        }
+        if suites.is_empty() {
+            return Err(NoSuite {
+                asked: asked.to_owned(),
+            });
+        }
+        let tls_1_3 = CIPHER_SUITES.iter().filter(|suite| suite.tls13().is_some());
+        suites.extend(tls_1_3);
+        Ok((Suites(suites), unknown))
+    }
+}
+
+/// From when until when a certificate is good, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: i64,
+    /// The last second.
+    pub not_after: i64,
+}
+
+/// What is wrong with a certificate's dates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutOfDate {
+    /// Its time has not come; or our clock is wrong.
+    #[error("NOT YET VALID")]
+    Early,
+    /// Its time is over.
+    #[error("EXPIRED")]
+    Late,
+}
+
+impl Validity {
+    /// Whether it is good at that time.
+    pub fn at(&self, now: SystemTime) -> Result<(), OutOfDate> {
+        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
+        if now < self.not_before {
+            Err(OutOfDate::Early)
+        } else if now > self.not_after {
+            Err(OutOfDate::Late)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Why settings could not be made, naming the file to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -118,7 +233,9 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// PEM around something that is not a key, or a key of a kind we do not have.
-    #[error("the private key in {path} cannot be used: give an RSA, ECDSA or Ed25519 key")]
+    #[error(
+        "the private key in {path} cannot be used: give an RSA key of 2048 bits or more, an ECDSA or an Ed25519 key"
+    )]
     Key {
         /// The file.
         path: PathBuf,
@@ -161,10 +278,20 @@ pub fn server(
     client_ca: Option<&Path>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = provider();
+    server_with(identity, client_ca, alpn, &Suites::default())
+}
+
+/// As [`server`], with these cipher suites alone.
+pub fn server_with(
+    identity: &Identity,
+    client_ca: Option<&Path>,
+    alpn: &[&[u8]],
+    suites: &Suites,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = provider(suites);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(VERSIONS)
-        .expect("CIPHER_SUITES has suites of both VERSIONS");
+        .expect("Suites has suites of both VERSIONS");
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -195,7 +322,7 @@ pub fn client(
         Roots::Ca(path) => ca(path)?,
         Roots::System(bundle) => system(bundle)?,
     };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_provider(provider(&Suites::default()))
         .with_protocol_versions(VERSIONS)
         .expect("CIPHER_SUITES has suites of both VERSIONS")
         .with_root_certificates(roots);
@@ -209,7 +336,7 @@ pub fn client_that_trusts_anyone(
     identity: Option<&Identity>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = provider();
+    let provider = provider(&Suites::default());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(VERSIONS)
         .expect("CIPHER_SUITES has suites of both VERSIONS")
@@ -221,6 +348,39 @@ pub fn client_that_trusts_anyone(
 /// The name to expect in a server's certificate. Underscores are allowed (`rlp_gateway`).
 pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName { name: name.into() })
+}
+
+/// The DNS names in a certificate's SAN; none if it has none, or cannot be read. Its CN is not
+/// one of them.
+pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(san)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = san.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// From when until when the first certificate in a file is good.
+pub fn validity(cert: &Path) -> Result<Validity, TlsError> {
+    let chain = certificates(cert)?;
+    let unreadable = || TlsError::Certificate {
+        path: cert.into(),
+        source: rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding),
+    };
+    let first = chain.first().ok_or_else(unreadable)?;
+    let (_, first) = X509Certificate::from_der(first).map_err(|_| unreadable())?;
+    Ok(Validity {
+        not_before: first.validity().not_before.timestamp(),
+        not_after: first.validity().not_after.timestamp(),
+    })
 }
 
 fn finish(
@@ -241,9 +401,9 @@ fn finish(
     Ok(Arc::new(config))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+fn provider(suites: &Suites) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
-        cipher_suites: CIPHER_SUITES.to_vec(),
+        cipher_suites: suites.0.clone(),
         ..aws_lc_rs::default_provider()
     })
 }

@@ -111,8 +111,8 @@ async fn meet_as(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &st
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let name = tls::server_name(name).unwrap();
-    let dialer = Dialer::new(Some((client, name)), Duration::from_secs(20));
-    let mut acceptor = Acceptor::new(Some(server));
+    let dialer = Dialer::new(Some((client.into(), name)), Duration::from_secs(20));
+    let mut acceptor = Acceptor::new(Some(server.into()));
     acceptor.handshake = Duration::from_secs(20); // the machine may be busy
     let accept = async {
         let (tcp, peer) = listener.accept().await.unwrap();
@@ -395,10 +395,10 @@ async fn bytes_arrive_whole_through_either_read_buffer() {
     for read_buffer in [READ_BUFFER_IDLE, READ_BUFFER_BUSY] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let mut acceptor = Acceptor::new(Some(server.clone()));
+        let mut acceptor = Acceptor::new(Some(server.clone().into()));
         acceptor.read_buffer = read_buffer;
         let name = tls::server_name("doppler").unwrap();
-        let mut dialer = Dialer::new(Some((client.clone(), name)), Duration::from_secs(20));
+        let mut dialer = Dialer::new(Some((client.clone().into(), name)), Duration::from_secs(20));
         dialer.read_buffer = read_buffer;
         let echo = async {
             let (tcp, peer) = listener.accept().await.unwrap();
@@ -549,7 +549,7 @@ async fn a_silent_peer_loses_its_connection_after_two_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (mut silent, accepted, peer) = connection(&listener).await;
     let begun = Instant::now();
-    let error = Acceptor::new(Some(server))
+    let error = Acceptor::new(Some(server.into()))
         .accept(accepted, peer)
         .await
         .unwrap_err();
@@ -577,7 +577,7 @@ async fn a_byte_now_and_then_does_not_extend_the_handshake() {
         }
     });
     let begun = Instant::now();
-    let error = Acceptor::new(Some(server))
+    let error = Acceptor::new(Some(server.into()))
         .accept(accepted, peer)
         .await
         .unwrap_err();
@@ -593,7 +593,7 @@ async fn dialling_a_server_that_never_answers_the_hello_ends_at_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let name = tls::server_name("doppler").unwrap();
-    let dialer = Dialer::new(Some((client, name)), Duration::from_secs(5));
+    let dialer = Dialer::new(Some((client.into(), name)), Duration::from_secs(5));
     let begun = Instant::now();
     let error = dialer.dial(&address).await.unwrap_err();
     assert!(begun.elapsed().as_secs() <= 5);
@@ -612,7 +612,7 @@ async fn dialling_a_server_without_tls_fails_in_the_handshake() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let name = tls::server_name("doppler").unwrap();
-    let dialer = Dialer::new(Some((client, name)), Duration::from_secs(20));
+    let dialer = Dialer::new(Some((client.into(), name)), Duration::from_secs(20));
     let plain = async {
         let (mut tcp, _) = listener.accept().await.unwrap();
         tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")

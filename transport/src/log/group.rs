@@ -1,6 +1,6 @@
 //! Readers that share one cursor: where it stands, whose turn it is, and their account.
 
-use super::chunk::{Filter, Run, Share, Weight};
+use super::chunk::{Chunk, Filter, Run, Share, Weight};
 use crate::ledger::{Account, Dropped, Reason};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -75,6 +75,23 @@ impl Group {
         self.dropped.add(reason, frames);
         self.lost += frames;
         self.untold += frames;
+    }
+
+    /// Offers frames that are not in the log: first to be claimed.
+    pub(super) fn begin_with(&mut self, first: &super::Arc<Chunk>) {
+        self.offered(first.weight_from(0));
+        let (number, filter, share) = (self.chunk, self.filter, self.share());
+        let mut from = 0;
+        while let Some(run) = Run::next(first, number, from, filter, share) {
+            from = run.to;
+            self.returned.push_back(run);
+        }
+    }
+
+    /// So many frames were lost before it began.
+    pub(super) fn began_with_loss(&mut self, reason: Reason, frames: u64) {
+        self.offered += frames;
+        self.dropped(reason, frames);
     }
 
     /// The group's sums; `ahead` is what it has not claimed of the log.

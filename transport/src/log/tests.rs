@@ -63,6 +63,26 @@ fn one_name_with_two_filters_is_two_groups() {
 }
 
 #[test]
+fn who_joins_behind_frames_of_its_own_reads_them_first_and_answers_for_them() {
+    let log = log(1 << 20);
+    log.join("other", Filter::Everything).leave(0);
+    let mut member = log.join_behind("a", &mut batch(10..13), 2);
+    log.append(&mut batch(0..2));
+    log.seal();
+    let lost = Some(Claim::Lost { delta: 2, total: 2 });
+    assert_eq!(try_claim(&mut member), lost);
+    member.sent();
+    assert_eq!(claimed_ids(&mut member), [10, 11, 12]);
+    assert_eq!(member.account().queued, 5);
+    member.sent();
+    assert_eq!(claimed_ids(&mut member), [0, 1]);
+    member.sent();
+    let account = member.account();
+    assert_eq!((account.offered, account.notices, account.sent), (7, 1, 6));
+    assert_eq!(account.imbalance(), 0);
+}
+
+#[test]
 fn members_of_a_group_share_it_in_turns_of_64() {
     let log = log(1 << 20);
     let (mut a, mut b) = (
