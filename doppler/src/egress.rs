@@ -9,8 +9,10 @@ pub mod firehose_link;
 mod report;
 
 use crate::metrics::Metrics;
+use crate::readers::{Peer, Readers};
 use crate::router::Router;
 use bytes::Bytes;
+use http::header::ORIGIN;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -30,6 +32,8 @@ use transport::websocket::{Ended, KeepAlive, Options, Socket, upgrade};
 pub struct Egress {
     /// Where envelopes come from.
     pub router: Arc<Router>,
+    /// Who may read.
+    pub readers: Readers,
     /// How long a firehose group outlives its last member.
     pub linger: Duration,
     /// Links are waited for when the process drains.
@@ -45,9 +49,12 @@ enum Link {
 }
 
 impl Egress {
-    /// Answers one HTTP request of `peer`: a handshake, or a reason why not.
-    pub fn answer(&self, request: Request<Incoming>, peer: &str) -> Answer {
-        let answer = self.open(request, peer);
+    /// Answers one HTTP request of `peer`, who is `who`: a handshake, or a reason why not.
+    pub fn answer(&self, request: Request<Incoming>, peer: &str, who: &Peer) -> Answer {
+        let answer = match self.readers.admit(who) {
+            Ok(()) => self.open(request, peer),
+            Err(refusal) => refuse(StatusCode::FORBIDDEN, refusal.to_string()),
+        };
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             Metrics::refused_request(upgrade::reason(answer.status()));
         }
@@ -55,6 +62,11 @@ impl Egress {
     }
 
     fn open(&self, mut request: Request<Incoming>, peer: &str) -> Answer {
+        // On a developer's machine any page that is open there could read everything.
+        if request.headers().contains_key(ORIGIN) {
+            let text = "pages do not read here: ask a Traffic Controller";
+            return refuse(StatusCode::FORBIDDEN, text.to_owned());
+        }
         let link = match self.link(&request) {
             Ok(link) => link,
             Err((status, text)) => return refuse(status, text),
@@ -95,7 +107,7 @@ impl Egress {
                 subscription,
                 filter,
             }) => Ok(Link::Firehose(subscription, filter)),
-            Ok(Asked::AppStream { .. }) => Err((
+            Ok(_) => Err((
                 StatusCode::NOT_FOUND,
                 format!("app streams are carried by {}", link::APPS_PATH),
             )),
@@ -118,7 +130,8 @@ impl Egress {
             }
             Link::Apps => {
                 debug!(peer, "app link opened");
-                app_link::run(self.router.app_link(peer), socket, peer).await;
+                let link = self.router.app_link(peer);
+                app_link::run(link, self.router.recents(), socket, peer).await;
             }
         }
     }

@@ -13,5 +13,6 @@ pub mod egress;
 pub mod ingress;
 pub mod metrics;
 mod own_metrics;
+pub mod readers;
 pub mod router;
 pub mod server;

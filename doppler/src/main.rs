@@ -11,9 +11,13 @@ use transport::process::{self, Stop};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = Config::from_args_and_env();
-    process::run(&config.log, config.worker_threads, |stop| {
-        doppler(config.clone(), stop)
+    let config = match Config::from_args_and_env(server::check) {
+        Ok(config) => config,
+        Err(over) => return over.say(),
+    };
+    let (log, threads) = (config.log.clone(), config.worker_threads);
+    process::run(&log, config.max_connections, threads, |stop| {
+        doppler(config, stop)
     })
 }
 

@@ -15,6 +15,7 @@ pub struct Metrics {
     conversions: Count,
     dropped: [Count; Reason::ALL.len()],
     subscriptions: Gauge,
+    recent_bytes: Gauge,
     sent: Counter,
     lost: [Counter; Reason::ALL.len()],
     imbalance: Gauge,
@@ -74,8 +75,20 @@ impl Metrics {
             "Requests for links that were refused, by reason"
         );
         describe_counter!(
+            "doppler_unlisted_readers_total",
+            "Requests to read by certificates without a name of DOPPLER_READERS, by outcome"
+        );
+        describe_counter!(
             "doppler_link_faults_total",
             "Links ended because the Traffic Controller broke the protocol or a limit, by reason"
+        );
+        describe_counter!(
+            "doppler_recent_requests_total",
+            "Requests for recent logs and container metrics of an app, by whether they were answered"
+        );
+        describe_gauge!(
+            "doppler_recent_bytes",
+            "Bytes that recent logs and container metrics of all apps take"
         );
         describe_gauge!(
             "doppler_subscriptions",
@@ -100,6 +113,7 @@ impl Metrics {
                 Count::new(counter!("doppler_ingress_dropped_envelopes_total", "reason" => reason.name()))
             }),
             subscriptions: gauge!("doppler_subscriptions"),
+            recent_bytes: gauge!("doppler_recent_bytes"),
             sent: counter!("doppler_egress_envelopes_total"),
             lost: Reason::ALL
                 .map(|reason| counter!("doppler_egress_dropped_envelopes_total", "reason" => reason.name())),
@@ -119,6 +133,18 @@ impl Metrics {
     /// A request for a link was refused, or was not HTTP.
     pub(crate) fn refused_request(reason: &'static str) {
         counter!("doppler_refused_requests_total", "reason" => reason).increment(1);
+    }
+
+    /// Somebody whose certificate has no name of the list asked to read.
+    pub(crate) fn not_a_reader(let_in: bool) {
+        let outcome = if let_in { "let_in" } else { "refused" };
+        counter!("doppler_unlisted_readers_total", "outcome" => outcome).increment(1);
+    }
+
+    /// What is kept of an app was asked for, and was given or not.
+    pub(crate) fn recent_requested(answered: bool) {
+        let answer = if answered { "given" } else { "too_many" };
+        counter!("doppler_recent_requests_total", "answer" => answer).increment(1);
     }
 
     /// A link ended; if its Traffic Controller did something wrong, that is counted.
@@ -143,6 +169,7 @@ impl Metrics {
             sum += *account;
         }
         self.subscriptions.set(accounts.open.len() as f64);
+        self.recent_bytes.set(router.recents().bytes() as f64);
         self.sent.absolute(sum.sent);
         for (reason, counter) in Reason::ALL.into_iter().zip(&self.lost) {
             counter.absolute(sum.dropped[reason]);

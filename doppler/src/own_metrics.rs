@@ -1,87 +1,138 @@
-//! The metrics a Doppler emits about itself, as v2 envelopes in its own stream: names and tags
-//! as upstream's, so that dashboards built on them keep working.
+//! The metrics a Doppler emits about itself: to the agent beside it, or without one as
+//! envelopes in its own stream.
 //!
-//! In come totals, out come envelopes; counters carry what was added since the last time.
+//! In come totals, out come envelopes; counters carry what was added since the last time that
+//! was told, and that may be 0.
 
-use crate::metrics::Totals;
+use crate::metrics::{Metrics, Totals};
+use crate::router::Router;
 use prost::Message;
-use proto::v2::{Counter, Envelope, Gauge, GaugeValue, Value, envelope, value};
-use std::collections::BTreeMap;
-use std::time::Duration;
+use proto::component::Component;
+use proto::v2::{Envelope, EnvelopeBatch};
+use std::sync::Arc;
+use transport::clock::unix_ns;
+use transport::grpc::Report;
 
-/// How often (upstream's `ROUTER_METRIC_BATCH_INTERVAL_MILLISECONDS`).
-pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
+/// Tag `origin` of these envelopes.
+const ORIGIN: &str = "loggregator.doppler";
 
-/// `source_id` of these envelopes (upstream's `ROUTER_METRIC_SOURCE_ID`).
-const SOURCE_ID: &str = "doppler";
+/// Counters, in the order of [`Sums`]: name, and the tag that tells two of one name apart.
+const COUNTERS: [(&str, Option<(&str, &str)>); 4] = [
+    ("ingress", None),
+    ("egress", None),
+    ("dropped", Some(("direction", "ingress"))),
+    ("dropped", Some(("direction", "egress"))),
+];
+
+type Sums = [u64; COUNTERS.len()];
 
 /// Remembers what it has told.
-#[derive(Default)]
 pub(crate) struct OwnMetrics {
-    ingress: u64,
-    egress: u64,
-    dropped_ingress: u64,
-    dropped_egress: u64,
+    component: Component,
+    told: Sums,
+    telling: Sums,
 }
 
 impl OwnMetrics {
-    /// Encoded envelopes that say what happened since the last call.
-    pub(crate) fn since(&mut self, totals: &Totals, now_ns: i64) -> Vec<Vec<u8>> {
-        let counter = |told: &mut u64, name: &str, total: u64, direction: Option<&str>| {
+    /// Nothing told yet.
+    pub(crate) fn new(source_id: &str) -> OwnMetrics {
+        OwnMetrics {
+            component: Component {
+                source_id: source_id.to_owned(),
+                origin: ORIGIN,
+            },
+            told: Sums::default(),
+            telling: Sums::default(),
+        }
+    }
+
+    /// What happened since the last time that was [told](OwnMetrics::told). Counters say their
+    /// totals too if that is wanted.
+    pub(crate) fn since(
+        &mut self,
+        totals: &Totals,
+        with_totals: bool,
+        now_ns: i64,
+    ) -> Vec<Envelope> {
+        self.telling = [
+            totals.conversions,
+            totals.egress.sent,
+            totals.dropped.total(),
+            totals.egress.dropped.total(),
+        ];
+        let counters = COUNTERS.iter().zip(self.telling.iter().zip(&self.told));
+        let counters = counters.map(|((name, tag), (total, told))| {
+            let shown = if with_totals { *total } else { 0 };
             let delta = total.saturating_sub(*told);
-            *told = total;
-            let message = Counter {
-                name: name.into(),
-                delta,
-                total,
-            };
-            envelope(envelope::Message::Counter(message), direction, now_ns).encode_to_vec()
+            self.component.counter(name, *tag, delta, shown, now_ns)
+        });
+        let subscriptions = self.component.gauge(
+            "subscriptions",
+            "subscriptions",
+            totals.subscriptions as f64,
+            now_ns,
+        );
+        counters.chain([subscriptions]).collect()
+    }
+
+    /// The last was told.
+    pub(crate) fn told(&mut self) {
+        self.told = self.telling;
+    }
+}
+
+/// A Doppler's report to its agent.
+pub(crate) struct ToAgent {
+    /// What to say.
+    pub(crate) own: OwnMetrics,
+    /// Whose accounts are read.
+    pub(crate) router: Arc<Router>,
+    /// Who counts.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Report for ToAgent {
+    fn message(&mut self, urgent: bool) -> Option<Vec<u8>> {
+        if urgent {
+            return None;
+        }
+        let totals = self.metrics.audit(&self.router);
+        let batch = self.own.since(&totals, false, unix_ns());
+        Some(EnvelopeBatch { batch }.encode_to_vec())
+    }
+
+    fn told(&mut self) {
+        self.own.told();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v2::envelope;
+
+    fn deltas(own: &mut OwnMetrics, metrics: &Metrics) -> Vec<u64> {
+        let envelopes = own.since(&metrics.ingress(), false, 1).into_iter();
+        let delta = |envelope: Envelope| match envelope.message {
+            Some(envelope::Message::Counter(counter)) => Some(counter.delta),
+            _ => None,
         };
-        vec![
-            counter(&mut self.ingress, "ingress", totals.conversions, None),
-            counter(&mut self.egress, "egress", totals.egress.sent, None),
-            counter(
-                &mut self.dropped_ingress,
-                "dropped",
-                totals.dropped.total(),
-                Some("ingress"),
-            ),
-            counter(
-                &mut self.dropped_egress,
-                "dropped",
-                totals.egress.dropped.total(),
-                Some("egress"),
-            ),
-            subscriptions(totals.subscriptions, now_ns).encode_to_vec(),
-        ]
+        envelopes.filter_map(delta).collect()
     }
-}
 
-fn subscriptions(count: usize, now_ns: i64) -> Envelope {
-    let value = GaugeValue {
-        unit: "subscriptions".into(),
-        value: count as f64,
-    };
-    let metrics = BTreeMap::from([("subscriptions".to_owned(), value)]);
-    envelope(envelope::Message::Gauge(Gauge { metrics }), None, now_ns)
-}
-
-fn envelope(message: envelope::Message, direction: Option<&str>, now_ns: i64) -> Envelope {
-    let text = |text: &str| Value {
-        data: Some(value::Data::Text(text.into())),
-    };
-    let mut deprecated_tags = BTreeMap::from([
-        ("origin".to_owned(), text("loggregator.doppler")),
-        ("metric_version".to_owned(), text("2.0")),
-    ]);
-    if let Some(direction) = direction {
-        deprecated_tags.insert("direction".to_owned(), text(direction));
-    }
-    Envelope {
-        timestamp: now_ns,
-        source_id: SOURCE_ID.into(),
-        deprecated_tags,
-        message: Some(message),
-        ..Envelope::default()
+    #[test]
+    fn what_was_not_told_is_told_the_next_time() {
+        let metrics = Metrics::new();
+        let mut own = OwnMetrics::new("doppler");
+        metrics.received(3, 3, &Default::default());
+        assert_eq!(deltas(&mut own, &metrics), [3, 0, 0, 0]);
+        metrics.received(2, 2, &Default::default());
+        assert_eq!(
+            deltas(&mut own, &metrics),
+            [5, 0, 0, 0],
+            "the first was lost"
+        );
+        own.told();
+        assert_eq!(deltas(&mut own, &metrics), [0, 0, 0, 0], "0 is told too");
     }
 }

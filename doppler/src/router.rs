@@ -1,16 +1,19 @@
-//! Where every envelope goes: into the chunk log that firehose groups read, and into the queue
-//! of each link that tails its app.
+//! Where every envelope goes: into the chunk log that firehose groups read, into the queue of
+//! each link that tails its app, and to what is kept of its app.
 //!
-//! In come [`Batch`]es of envelopes already framed as dropsonde v1; out come claims of the
-//! log's members and of [`app_store::Link`]s. Publishing never waits. The router knows neither
+//! In come [`Batch`]es of envelopes already framed as dropsonde v1, and envelopes as they came to
+//! be kept; out come claims of the log's members and of [`app_store::Link`]s. Publishing never waits. The router knows neither
 //! doors, sockets, tasks nor the clock.
 
 pub mod app_store;
 pub mod batch;
+pub mod recent;
 
 use app_store::AppStore;
-use batch::Batch;
+use batch::{Batch, Spare};
+use proto::scan::Facts;
 use proto::transcode::View;
+use recent::{Form, Kind, Recents};
 use std::sync::Arc;
 use transport::ledger::{Account, Reason};
 use transport::log::{Filter, Log, Member};
@@ -22,30 +25,38 @@ const MAX_GROUPS: usize = 1_000;
 pub struct Router {
     log: Arc<Log>,
     apps: Arc<AppStore>,
+    recents: Arc<Recents>,
+    spare: Spare,
 }
 
 impl Router {
     /// A router whose chunk log and app store hold at most so many bytes each.
-    pub fn new(log_bytes: usize, app_store_bytes: usize) -> Router {
+    pub fn new(log_bytes: usize, app_store_bytes: usize, recents: Recents) -> Router {
         Router {
             log: Log::new(log_bytes, Reason::LogOverflow),
             apps: AppStore::new(app_store_bytes),
+            recents: Arc::new(recents),
+            spare: Spare::default(),
         }
     }
 
     /// Who is listening, to be asked for each envelope before it is encoded.
     pub fn interest(&self) -> Interest<'_> {
         Interest {
+            router: self,
             firehose: self.log.is_read(),
-            tailed: self.apps.tailed(),
+            tailed: self.apps.tailed(self.recents.keeps()),
         }
     }
 
-    /// Offers a batch to every reader and empties it.
-    pub fn publish(&self, batch: &mut Batch) {
-        self.apps.offer(batch);
-        batch.clear_apps();
-        self.log.append(&mut batch.frames);
+    /// Empty batches, for doors.
+    pub fn spare(&self) -> &Spare {
+        &self.spare
+    }
+
+    /// What is kept of each app.
+    pub fn recents(&self) -> &Arc<Recents> {
+        &self.recents
     }
 
     /// Whether there may be another firehose group: each costs every batch a little.
@@ -121,8 +132,11 @@ pub enum Subscription {
     },
 }
 
-/// Who listens at the moment. Holds off new tails while it is held: do not keep it over a wait.
+/// Who listens at the moment, and the way to them. Holds off new tails and snapshots while it is
+/// held, so that an envelope is kept and published at one moment: do not keep it over a wait, nor
+/// take a second.
 pub struct Interest<'a> {
+    router: &'a Router,
     firehose: bool,
     tailed: app_store::Tailed<'a>,
 }
@@ -131,5 +145,37 @@ impl Interest<'_> {
     /// Whether anybody would read this envelope.
     pub fn wants(&self, envelope: &View<'_>) -> bool {
         self.firehose || self.tailed.wants(envelope)
+    }
+
+    /// Keeps a v2 envelope, if it is one of those that are kept. It must be [`publish`]ed, if
+    /// somebody wants it, before this ends.
+    ///
+    /// [`publish`]: Interest::publish
+    pub fn keep(&self, view: &View<'_>, envelope: &[u8], now_ns: i64) {
+        let recents = &self.router.recents;
+        if !recents.keeps() {
+            return;
+        }
+        if let Some(kind) = Kind::of(view.is_log(), view.container()) {
+            recents.keep(view.source_id(), kind, Form::V2, envelope, now_ns);
+        }
+    }
+
+    /// The same for a v1 envelope.
+    pub fn keep_v1(&self, facts: &Facts<'_>, envelope: &[u8], now_ns: i64) {
+        let recents = &self.router.recents;
+        if !recents.keeps() {
+            return;
+        }
+        if let Some(kind) = Kind::of(facts.log, facts.container) {
+            recents.keep(facts.app.as_bytes(), kind, Form::V1, envelope, now_ns);
+        }
+    }
+
+    /// Offers a batch to every reader and empties it.
+    pub fn publish(&self, batch: &mut Batch) {
+        self.router.apps.offer(batch, &self.tailed);
+        batch.clear_apps();
+        self.router.log.append(&mut batch.frames);
     }
 }

@@ -6,11 +6,15 @@ use crate::egress::Egress;
 use crate::ingress::grpc::Ingress;
 use crate::ingress::{Budget, Door};
 use crate::metrics::Metrics;
-use crate::own_metrics::{self, OwnMetrics};
+use crate::own_metrics::{OwnMetrics, ToAgent};
+use crate::readers::{Peer, Readers};
+use crate::router::recent::Recents;
 use crate::router::{Router, Subscription};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::Message;
+use proto::component::{AGENT_NAME, BATCH_SENDER};
 use serde_json::json;
 use std::convert::Infallible;
 use std::io;
@@ -18,13 +22,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
+use transport::cause::chain;
 use transport::clock::unix_ns;
+use transport::grpc::{self, PlainToAnother, Reporter};
 use transport::listener::{self, Acceptor, BindError, Buffers, PlainOutsideLoopback, Stream};
 use transport::log::GATHER;
-use transport::shutdown::{Drain, Shutdown};
+use transport::reload::Reload;
+use transport::settings;
+use transport::shutdown::{Drain, Hangup, Shutdown};
 use transport::telemetry::{self, Admin, Readiness, RecorderTaken};
-use transport::tls::{self, TlsError};
+use transport::tls::{self, NoSuite, Roots, Suites, TlsError};
 
 /// What agents offer (`h2`, and nothing else) and what our links prefer.
 const ALPN: &[&[u8]] = &[b"http/1.1", b"h2"];
@@ -36,12 +45,47 @@ const HEAD: Duration = Duration::from_secs(2);
 const MAX_HEAD: usize = 16 << 10;
 
 /// HTTP/2 flow control windows of one stream and one connection, in bytes: what an agent may
-/// send before we read it.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 512 << 10;
+/// send before we read it, and so what it can make us hold while its message waits for budget.
+struct Windows {
+    stream: u32,
+    connection: u32,
+}
+
+/// The least that HTTP/2 lets a connection have (RFC 9113 §6.9.2), and what upstream's server
+/// grants: several batches of 100 envelopes.
+const NARROW: Windows = Windows {
+    stream: 65_535,
+    connection: 65_535,
+};
+
+/// For few agents that send as fast as they can: fewer stops to wait for a window.
+const WIDE: Windows = Windows {
+    stream: 256 << 10,
+    connection: 512 << 10,
+};
+
+/// Connections with wide windows at a time: 32 MiB.
+const MOST_WIDE: usize = 64;
 
 /// Streams on one connection; today's agents open one or two.
 const MAX_STREAMS: u32 = 100;
+
+/// Streams that a peer may take back before we got to them; with the next the connection ends.
+/// Rapid reset (CVE-2023-44487) makes thousands, an agent none.
+const MAX_TAKEN_BACK: usize = 20;
+
+/// Streams of one connection, over its life, that we may have to refuse (too many at once,
+/// malformed, too large a head) before it ends. An agent has none; hyper's own 1,024 is a
+/// proxy's.
+const MAX_REFUSED_STREAMS: usize = 64;
+
+/// The longest HTTP/2 frame, in bytes: what upstream's server announces, and the least there is.
+/// With [`MAX_HEAD`] it also decides how many CONTINUATION frames a head may take: h2 ends the
+/// connection at a few.
+const MAX_FRAME: u32 = 16 << 10;
+
+/// What we hold of answers that a peer does not take, in bytes: an answer is a status.
+const UNTAKEN_ANSWERS: usize = 16 << 10;
 
 /// What a socket may hold of a link's bytes: it bounds what cannot be taken back when the
 /// Traffic Controller's client goes.
@@ -49,6 +93,10 @@ const SEND_BUFFER: usize = 256 << 10;
 
 /// How often accounts are checked and their sums shown.
 const AUDIT: Duration = Duration::from_secs(1);
+
+/// How often apps that have long been silent are looked for. Nothing depends on it: what is too
+/// old is not shown, and there is a cap.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// Bound sockets.
 pub struct Listeners {
@@ -67,9 +115,15 @@ pub enum StartError {
     /// A certificate, key or CA cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// None of the cipher suites asked for can be had.
+    #[error("cannot use ROUTER_CIPHER_SUITES")]
+    Suites(#[from] NoSuite),
     /// Plain text on an address that others can reach.
     #[error(transparent)]
     Plain(#[from] PlainOutsideLoopback),
+    /// Plain text to an agent elsewhere.
+    #[error("cannot report to the agent at AGENT_GRPC_ADDRESS")]
+    Agent(#[from] PlainToAnother),
     /// The process counts into somebody else's recorder.
     #[error(transparent)]
     Metrics(#[from] RecorderTaken),
@@ -107,6 +161,27 @@ impl Listeners {
     }
 }
 
+/// Everything that is wrong with the files that `config` names, and with what they do together.
+pub fn check(config: &Config) -> Vec<String> {
+    let mut errors: Vec<StartError> = Vec::new();
+    match config.tls() {
+        Some((identity, ca)) => {
+            let identity = settings::identity_mistakes(&identity).into_iter();
+            errors.extend(identity.map(StartError::from));
+            errors.extend(tls::client(Roots::Ca(&ca), None, &[]).err().map(Into::into));
+        }
+        None => {
+            let plain = listener::plain_only_on_loopback(config.listen());
+            errors.extend(plain.err().map(Into::into));
+            let agent = config.agent_grpc_address.as_deref();
+            let plain = agent.map(grpc::plain_only_to_loopback);
+            errors.extend(plain.and_then(Result::err).map(Into::into));
+        }
+    }
+    errors.extend(suites(config).err().map(Into::into));
+    errors.iter().map(|error| chain(error)).collect()
+}
+
 /// Runs a Doppler until `stop` resolves, then drains it.
 pub async fn run(
     config: Config,
@@ -114,11 +189,28 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let telemetry = telemetry::Metrics::install()?;
+    let mut reload = Reload::new();
     let tls = match config.tls() {
-        Some((identity, ca)) => Some(tls::server(&identity, Some(&ca), ALPN)?),
+        Some((identity, ca)) => {
+            Some(reload.server("port", identity, Some(ca), ALPN, suites(&config)?)?)
+        }
         None => None,
     };
-    let router = Arc::new(Router::new(config.log_bytes, config.app_store_bytes));
+    let hangup = Hangup::listen().map_err(|source| StartError::System {
+        what: "listen for SIGHUP",
+        source,
+    })?;
+    let agent = agent(&config, &mut reload)?;
+    let recents = Recents::new(
+        config.recent_logs,
+        config.recent_bytes,
+        config.container_metric_ttl,
+    );
+    let router = Arc::new(Router::new(
+        config.log_bytes,
+        config.app_store_bytes,
+        recents,
+    ));
     let metrics = Arc::new(Metrics::new());
     let (doors, links, admin) = (Drain::new(), Drain::new(), Drain::new());
     let ready = Readiness::new();
@@ -138,11 +230,14 @@ pub async fn run(
         },
         egress: Egress {
             router: router.clone(),
+            readers: Readers::new(&config.readers, config.report_only_roles),
             linger: config.linger,
             shutdown: links.shutdown(),
         },
         doors: doors.shutdown(),
+        wide: Arc::new(Semaphore::new(MOST_WIDE)),
     };
+    doors.shutdown().spawn(reload.run(hangup, doors.shutdown()));
     let accepting = doors.shutdown();
     doors.shutdown().spawn(async move {
         let serve = |tcp, peer| port.clone().connection(tcp, peer);
@@ -162,10 +257,35 @@ pub async fn run(
         let shutdown = admin.shutdown();
         async move { admin_page.serve(listeners.admin, &shutdown).await }
     });
+    let own = OwnMetrics::new(&config.metric_source_id);
+    let interval = config.metric_interval;
+    let reports = Drain::new();
+    let (door, counts) = (router.clone(), metrics.clone());
+    match agent {
+        Some(reporter) => {
+            let to_agent = ToAgent {
+                own,
+                router: door,
+                metrics: counts,
+            };
+            reports
+                .shutdown()
+                .spawn(reporter.run(to_agent, reports.shutdown()));
+        }
+        None => {
+            let until = reports.shutdown();
+            reports.shutdown().spawn(async move {
+                tokio::select! {
+                    () = emit(own, interval, door, counts) => {}
+                    () = until.begun() => {}
+                }
+            });
+        }
+    }
     let background = [
         tokio::spawn(seal(router.clone())),
         tokio::spawn(audit(router.clone(), metrics.clone())),
-        tokio::spawn(emit(router.clone(), metrics.clone())),
+        tokio::spawn(forget(router.clone())),
     ];
     ready.set(true);
 
@@ -185,6 +305,10 @@ pub async fn run(
         warn!(%undrained, "links were cut off");
     }
     background.iter().for_each(|task| task.abort());
+    reports.begin();
+    if let Err(unreported) = reports.wait(LAST_REPORT).await {
+        debug!(%unreported, "the agent was not told the last");
+    }
     let totals = metrics.audit(&router);
     info!(
         envelopes = totals.envelopes,
@@ -199,6 +323,21 @@ pub async fn run(
     Ok(())
 }
 
+/// The cipher suites asked for; names we do not know are passed over, as upstream does.
+fn suites(config: &Config) -> Result<Suites, NoSuite> {
+    let Some(asked) = &config.cipher_suites else {
+        return Ok(Suites::default());
+    };
+    let (suites, unknown) = Suites::named(asked)?;
+    if !unknown.is_empty() {
+        warn!(
+            unknown = unknown.join(", "),
+            "ROUTER_CIPHER_SUITES names suites that we do not have; going on with the others"
+        );
+    }
+    Ok(suites)
+}
+
 /// The one port: gRPC from agents, links from Traffic Controllers.
 #[derive(Clone)]
 struct Port {
@@ -206,6 +345,7 @@ struct Port {
     ingress: Ingress,
     egress: Egress,
     doors: Shutdown,
+    wide: Arc<Semaphore>,
 }
 
 impl Port {
@@ -228,6 +368,8 @@ impl Port {
     }
 
     async fn agent(self, stream: Stream) -> hyper::Result<()> {
+        let one_of_few = self.wide.try_acquire();
+        let windows = if one_of_few.is_ok() { WIDE } else { NARROW };
         let ingress = self.ingress.of_connection();
         let answer = service_fn(move |request| {
             let ingress = ingress.clone();
@@ -236,9 +378,13 @@ impl Port {
         let mut connection = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_stream_window_size(windows.stream)
+                .initial_connection_window_size(windows.connection)
                 .max_concurrent_streams(MAX_STREAMS)
+                .max_pending_accept_reset_streams(MAX_TAKEN_BACK)
+                .max_local_error_reset_streams(MAX_REFUSED_STREAMS)
+                .max_frame_size(MAX_FRAME)
+                .max_send_buf_size(UNTAKEN_ANSWERS)
                 .max_header_list_size(MAX_HEAD as u32)
                 .serve_connection(TokioIo::new(stream), answer)
         );
@@ -253,10 +399,10 @@ impl Port {
     }
 
     async fn traffic_controller(self, stream: Stream, peer: SocketAddr) -> hyper::Result<()> {
-        let peer = peer.to_string();
+        let (who, peer) = (Peer::of(&stream), peer.to_string());
         let egress = self.egress;
         let answer = service_fn(move |request| {
-            let response = egress.answer(request, &peer);
+            let response = egress.answer(request, &peer, &who);
             async { Ok::<_, Infallible>(response) }
         });
         http1::Builder::new()
@@ -273,6 +419,9 @@ impl Port {
 /// How long an agent has to finish after GOAWAY.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// How long the agent has to take the last report.
+const LAST_REPORT: Duration = Duration::from_secs(1);
+
 async fn seal(router: Arc<Router>) {
     router.log().keep_sealing(GATHER).await
 }
@@ -285,17 +434,47 @@ async fn audit(router: Arc<Router>, metrics: Arc<Metrics>) {
     }
 }
 
+/// Forgets what need not be kept any longer.
+async fn forget(router: Arc<Router>) {
+    let mut every = tokio::time::interval(FORGET);
+    loop {
+        every.tick().await;
+        router.recents().forget(unix_ns());
+    }
+}
+
+/// Who reports to the agent, if there is one.
+fn agent(config: &Config, reload: &mut Reload) -> Result<Option<Reporter>, StartError> {
+    let Some(address) = config.agent_grpc_address.clone() else {
+        return Ok(None);
+    };
+    let tls = match config.tls() {
+        Some((identity, ca)) => {
+            let client = reload.client("agent", identity, ca, &[tls::H2])?;
+            Some((client, tls::server_name(AGENT_NAME)?))
+        }
+        None => None,
+    };
+    Ok(Some(Reporter::new(
+        "agent",
+        address,
+        tls,
+        BATCH_SENDER,
+        config.metric_interval,
+    )?))
+}
+
 /// Puts the Doppler's own metrics into its stream.
-async fn emit(router: Arc<Router>, metrics: Arc<Metrics>) {
-    let mut own = OwnMetrics::default();
-    let mut door = Door::new(router.clone(), metrics.clone());
-    let mut every = tokio::time::interval(own_metrics::INTERVAL);
+async fn emit(mut own: OwnMetrics, interval: Duration, router: Arc<Router>, metrics: Arc<Metrics>) {
+    let door = Door::new(router.clone(), metrics.clone());
+    let mut every = tokio::time::interval(interval);
     loop {
         every.tick().await;
         let totals = metrics.audit(&router);
-        for envelope in own.since(&totals, unix_ns()) {
-            door.envelope(&envelope);
+        for envelope in own.since(&totals, true, unix_ns()) {
+            door.envelope(&envelope.encode_to_vec());
         }
+        own.told();
     }
 }
 

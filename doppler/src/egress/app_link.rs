@@ -1,10 +1,11 @@
 //! The link that carries all app tails of one Traffic Controller, each envelope behind the
-//! handle of its app.
+//! handle of its app, and what is kept of apps where it is asked for.
 
 use super::protocol;
 use super::report::Reports;
 use crate::metrics::Metrics;
 use crate::router::app_store::{Link, Refused, Taken};
+use crate::router::recent::Recents;
 use proto::link::{self, Downstream, Upstream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -14,7 +15,7 @@ use transport::websocket::{Close, Ended, Incoming, Socket};
 
 /// Writes what `link` takes, and follows the Traffic Controller's subscriptions, until one of
 /// them ends.
-pub(super) async fn run<S>(mut link: Link, mut socket: Socket<S>, peer: &str)
+pub(super) async fn run<S>(mut link: Link, recents: &Recents, mut socket: Socket<S>, peer: &str)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -45,7 +46,7 @@ where
                 Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
                     Ok(Upstream::Leave {}) => break None,
                     Ok(message) => {
-                        if let Err(refused) = follow(&link, message) {
+                        if let Err(refused) = follow(&link, recents, message) {
                             break Some(Ended::Protocol {
                                 code: 1008,
                                 reason: refused.to_string().into(),
@@ -78,7 +79,7 @@ where
     }
 }
 
-fn follow(link: &Link, message: Upstream) -> Result<(), Refused> {
+fn follow(link: &Link, recents: &Recents, message: Upstream) -> Result<(), Refused> {
     match message {
         Upstream::Subscribe(apps) => {
             let mut apps = apps.iter();
@@ -86,6 +87,11 @@ fn follow(link: &Link, message: Upstream) -> Result<(), Refused> {
         }
         Upstream::Unsubscribe(handles) => {
             handles.iter().for_each(|handle| link.unsubscribe(*handle));
+            Ok(())
+        }
+        Upstream::Recent(asked) => {
+            let answered = link.answer(&asked, recents, unix_ns());
+            Metrics::recent_requested(answered);
             Ok(())
         }
         Upstream::Leave {} | Upstream::Written(_) | Upstream::Unknown => Ok(()),

@@ -5,19 +5,21 @@
 //! decoded into structs on the way. Status codes and texts are upstream's where a client may
 //! look at them.
 
-use super::half_received::{Budget, HalfReceived};
-use super::{Door, half_received};
+use super::Door;
+use super::half_received::Budget;
+use super::messages::Messages;
 use crate::metrics::Metrics;
 use crate::router::Router;
-use bytes::{Buf, BufMut, Bytes};
-use futures::future::BoxFuture;
-use http::{Request, Response};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use std::sync::Arc;
-use tokio_stream::StreamExt;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::server::{ClientStreamingService, Grpc, UnaryService};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
+
+/// A message of no bytes behind its prefix: what all methods answer.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
 /// The services behind this door, shared by all connections.
 #[derive(Clone)]
@@ -53,7 +55,7 @@ impl Ingress {
         let Some((service, method)) = path.trim_start_matches('/').split_once('/') else {
             return unknown(format!("malformed method name: {path:?}"));
         };
-        match (service, method) {
+        let answer = match (service, method) {
             ("loggregator.v2.Ingress" | "loggregator.v2.DopplerIngress", "BatchSender") => {
                 self.stream(Holds::Batch, request).await
             }
@@ -61,8 +63,7 @@ impl Ingress {
                 self.stream(Holds::Envelope, request).await
             }
             ("loggregator.v2.Ingress" | "loggregator.v2.DopplerIngress", "Send") => {
-                let request = self.metered(request);
-                grpc().unary(Taker(self, Holds::Batch), request).await
+                self.once(Holds::Batch, request).await
             }
             ("plumbing.DopplerIngestor", "Pusher") => self.stream(Holds::V1, request).await,
             (
@@ -70,42 +71,66 @@ impl Ingress {
                 | "loggregator.v2.DopplerIngress"
                 | "plumbing.DopplerIngestor",
                 method,
-            ) => unknown(format!("unknown method {method} for service {service}")),
-            _ => unknown(format!("unknown service {service}")),
+            ) => return unknown(format!("unknown method {method} for service {service}")),
+            _ => return unknown(format!("unknown service {service}")),
+        };
+        answer.unwrap_or_else(Status::into_http)
+    }
+
+    /// Takes messages for as long as the peer sends any; then all were taken.
+    async fn stream(
+        self,
+        holds: Holds,
+        request: Request<Incoming>,
+    ) -> Result<Response<tonic::body::Body>, Status> {
+        let mut messages = self.messages(request)?;
+        let door = self.door();
+        while let Some(message) = self.next(&mut messages).await? {
+            self.take(holds, &door, &message).await?;
         }
+        Ok(taken())
     }
 
-    async fn stream(self, holds: Holds, request: Request<Incoming>) -> Response<tonic::body::Body> {
-        let request = self.metered(request);
-        grpc().client_streaming(Taker(self, holds), request).await
+    /// Takes the one message there may be.
+    async fn once(
+        self,
+        holds: Holds,
+        request: Request<Incoming>,
+    ) -> Result<Response<tonic::body::Body>, Status> {
+        let mut messages = self.messages(request)?;
+        let Some(message) = self.next(&mut messages).await? else {
+            return Err(Status::internal("Missing request message."));
+        };
+        // It is answered once the call has ended: that is what unary means.
+        while self.next(&mut messages).await?.is_some() {}
+        self.take(holds, &self.door(), &message).await?;
+        Ok(taken())
     }
 
-    fn metered(&self, request: Request<Incoming>) -> Request<HalfReceived<Incoming>> {
-        let budget = self.budget.clone();
-        request.map(|body| HalfReceived::new(body, budget))
+    fn messages(&self, request: Request<Incoming>) -> Result<Messages<Incoming>, Status> {
+        let (head, body) = request.into_parts();
+        Messages::new(&head.headers, body, self.budget.clone())
     }
-}
 
-fn unknown(message: String) -> Response<tonic::body::Body> {
-    Status::unimplemented(message).into_http()
-}
-
-fn grpc() -> Grpc<Raw> {
-    // The limit is kept by `HalfReceived`, which words it as upstream does.
-    Grpc::new(Raw).max_decoding_message_size(half_received::MAX_MESSAGE)
-}
-
-/// Takes the messages of one call.
-#[derive(Clone)]
-struct Taker(Ingress, Holds);
-
-impl Taker {
     fn door(&self) -> Door {
-        Door::new(self.0.router.clone(), self.0.metrics.clone())
+        Door::new(self.router.clone(), self.metrics.clone())
     }
 
-    async fn take(&self, door: &mut Door, message: &[u8]) -> Result<(), Status> {
-        match self.1 {
+    /// The next message. Counts one that did not arrive whole, unless its sender just went away.
+    async fn next(&self, messages: &mut Messages<Incoming>) -> Result<Option<Bytes>, Status> {
+        messages
+            .next()
+            .await
+            .inspect_err(|status| match status.code() {
+                Code::ResourceExhausted => self.metrics.refused_message("too_large"),
+                Code::DeadlineExceeded => self.metrics.refused_message("unfinished"),
+                Code::Internal | Code::Unimplemented => self.metrics.refused_message("malformed"),
+                _ => {}
+            })
+    }
+
+    async fn take(&self, holds: Holds, door: &Door, message: &[u8]) -> Result<(), Status> {
+        match holds {
             Holds::Batch => door.batch(message).await.map_err(|_| self.malformed()),
             Holds::Envelope => {
                 door.envelope(message);
@@ -120,7 +145,7 @@ impl Taker {
     }
 
     fn malformed(&self) -> Status {
-        self.0.metrics.refused_message("malformed");
+        self.metrics.refused_message("malformed");
         Status::new(
             Code::Internal,
             "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data",
@@ -128,82 +153,18 @@ impl Taker {
     }
 }
 
-impl ClientStreamingService<Bytes> for Taker {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<Bytes>>) -> Self::Future {
-        let taker = self.clone();
-        Box::pin(async move {
-            let mut door = taker.door();
-            let mut messages = request.into_inner();
-            while let Some(message) = messages.next().await {
-                taker.take(&mut door, &taker.0.whole(message)?).await?;
-            }
-            Ok(tonic::Response::new(Bytes::new()))
-        })
-    }
+fn unknown(message: String) -> Response<tonic::body::Body> {
+    Status::unimplemented(message).into_http()
 }
 
-impl UnaryService<Bytes> for Taker {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let taker = self.clone();
-        Box::pin(async move {
-            taker.take(&mut taker.door(), request.get_ref()).await?;
-            Ok(tonic::Response::new(Bytes::new()))
-        })
-    }
-}
-
-impl Ingress {
-    /// Counts a message that did not arrive whole, unless its sender just went away.
-    fn whole(&self, message: Result<Bytes, Status>) -> Result<Bytes, Status> {
-        message.inspect_err(|status| match status.code() {
-            Code::ResourceExhausted => self.metrics.refused_message("too_large"),
-            Code::DeadlineExceeded => self.metrics.refused_message("unfinished"),
-            Code::Internal | Code::Unimplemented => self.metrics.refused_message("malformed"),
-            _ => {}
-        })
-    }
-}
-
-/// Messages as the bytes they are.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(message.copy_to_bytes(message.remaining())))
-    }
+/// Everything was taken: an empty message, and the status behind it.
+fn taken() -> Response<tonic::body::Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Full::new(Bytes::from_static(EMPTY_MESSAGE))
+        .with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(tonic::body::Body::new(body));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(CONTENT_TYPE, grpc);
+    response
 }

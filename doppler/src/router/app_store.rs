@@ -7,11 +7,15 @@
 //! Apps take turns by deficit round-robin, so a loud app does not hold up a quiet one. Over
 //! the cap the fattest queue loses its oldest envelope, is charged with it, and its tails are
 //! told before their next envelope.
+//!
+//! What is kept of an app (`super::recent`) goes out by the same queues: [`Link::answer`].
 
 use super::batch::Batch;
+use super::recent::Recents;
 use super::{Accounts, Subscription};
-use proto::link::HANDLE_BYTES;
+use proto::link::{HANDLE_BYTES, Recent};
 use proto::transcode::View;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +32,13 @@ const TAKE: usize = 64 << 10;
 
 /// Apps that one link may tail: what one Traffic Controller is built to serve.
 const MAX_QUEUES: usize = 20_000;
+
+/// Snapshots that may wait for a link beside its streams: twice what a Traffic Controller asks
+/// for at a time.
+const MAX_ANSWERS: usize = 64;
+
+/// Snapshots that may wait in one app's stream.
+const MAX_ANSWERS_IN_A_STREAM: usize = 4;
 
 /// What a waiting envelope costs beside its bytes: its place in the queue.
 const PLACE: usize = size_of::<Box<[u8]>>();
@@ -67,6 +78,10 @@ struct Queues {
     /// What the link has taken and not settled: handle and envelopes.
     hand: Vec<(u32, u64)>,
     ended: VecDeque<(u32, Account)>,
+    /// How many queues hold a snapshot and nothing else, ever.
+    answers: usize,
+    /// Those among them that may be over.
+    done: Vec<u32>,
     waker: Option<Waker>,
 }
 
@@ -82,6 +97,10 @@ struct Queue {
     notices: u64,
     sent: u64,
     dropped: Dropped,
+    /// It holds a snapshot and is over when that has been sent.
+    once: bool,
+    /// Markers that wait in it: one for each snapshot.
+    markers: usize,
     /// Whether it is among those whose turn will come.
     in_turns: bool,
 }
@@ -116,18 +135,21 @@ impl AppStore {
         }
     }
 
-    /// Which apps anybody tails.
-    pub fn tailed(&self) -> Tailed<'_> {
-        let any = self.any.load(Ordering::Acquire);
+    /// Which apps anybody tails. `gate`: take the lock even if none is, so that
+    /// [`Link::answer`] waits for whoever holds this.
+    pub fn tailed(&self, gate: bool) -> Tailed<'_> {
+        let any = gate || self.any.load(Ordering::Acquire);
         Tailed(any.then(|| self.tailed.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Puts each envelope of a tailed app into the queues of its tails.
-    pub fn offer(&self, batch: &Batch) {
-        let tailed = self.tailed();
+    pub fn offer(&self, batch: &Batch, tailed: &Tailed<'_>) {
         let Some(places) = &tailed.0 else {
             return;
         };
+        if places.is_empty() {
+            return;
+        }
         let tailed = |(app, envelope)| places.get(app).map(|places| (places, envelope));
         let mut wanted = batch.envelopes().filter_map(tailed).peekable();
         if wanted.peek().is_none() {
@@ -278,6 +300,35 @@ impl Link {
         wake.into_iter().for_each(Waker::wake);
     }
 
+    /// Puts what is kept of an app, and a marker behind it, into the queue it asks for; returns
+    /// whether it did. Where it does not, the Traffic Controller hears nothing, and says so to
+    /// its client.
+    ///
+    /// Into a stream of the app it goes between two envelopes of the router: what has been kept
+    /// has been offered too, and the other way round.
+    pub fn answer(&self, asked: &Recent, recents: &Recents, now_ns: i64) -> bool {
+        let tailed = &self.store.tailed;
+        let gate = asked.tail.is_some();
+        let gate = gate.then(|| tailed.write().unwrap_or_else(PoisonError::into_inner));
+        let place = self.store.lock().place_of_answer(self.id, asked);
+        // Before anything is converted: doors wait for this.
+        let Some(place) = place else {
+            return false;
+        };
+        let kept = recents.snapshot(&asked.app, asked.logs as usize, asked.metrics, now_ns);
+        let mut state = self.store.lock();
+        for envelope in &kept {
+            state.put(place, asked.handle, envelope);
+        }
+        state.put(place, asked.handle, &[]);
+        state.make_room();
+        let wake = state.ready_links();
+        drop(state);
+        drop(gate);
+        wake.into_iter().for_each(Waker::wake);
+        true
+    }
+
     /// Waits for something to write; `now` (nanoseconds) stamps notices of loss. `None` once
     /// the store is closed and this link has nothing left. Cancel-safe.
     pub async fn take(&mut self, now: impl Fn() -> i64) -> Option<Taken> {
@@ -294,20 +345,30 @@ impl Link {
             return Poll::Ready(Some(Taken::Ended(handle, account)));
         }
         let (frames, freed) = link.take(now);
+        state.bytes -= freed;
+        state.bury(self.id);
         if !frames.is_empty() {
-            state.bytes -= freed;
             return Poll::Ready(Some(Taken::Frames(frames)));
         }
         if closed {
             return Poll::Ready(None);
         }
-        link.waker = Some(cx.waker().clone());
+        if let Some(link) = state.links.get_mut(&self.id) {
+            match link.ended.pop_front() {
+                Some((handle, account)) => {
+                    return Poll::Ready(Some(Taken::Ended(handle, account)));
+                }
+                None => link.waker = Some(cx.waker().clone()),
+            }
+        }
         Poll::Pending
     }
 
     /// The socket has taken the last frames.
     pub fn sent(&mut self) {
-        self.store.lock().settle(self.id, None);
+        let mut state = self.store.lock();
+        state.settle(self.id, None);
+        state.bury(self.id);
     }
 
     /// Whether last accounts of unsubscribed apps wait to be told. Until they are, a link
@@ -365,6 +426,12 @@ fn forget(tailed: &mut Places, app: &str, gone: impl Fn(&Place) -> bool) {
 
 impl State {
     fn offer(&mut self, place: Place, envelope: &[u8]) {
+        self.put(place, place.handle, envelope);
+        self.make_room();
+    }
+
+    /// Puts an envelope behind `handle` into the queue of `place`.
+    fn put(&mut self, place: Place, handle: u32, envelope: &[u8]) {
         let Some(link) = self.links.get_mut(&place.link) else {
             return;
         };
@@ -378,8 +445,45 @@ impl State {
         if !std::mem::replace(&mut queue.in_turns, true) {
             link.turns.push_back(place.handle);
         }
-        self.bytes += queue.push(place.handle, envelope);
-        self.make_room();
+        self.bytes += queue.push(handle, envelope);
+    }
+
+    /// Where a snapshot goes: into the stream it belongs to, or a queue of its own. `None` where
+    /// there is none, or there are too many.
+    fn place_of_answer(&mut self, link: u64, asked: &Recent) -> Option<Place> {
+        let queues = self.links.get_mut(&link)?;
+        let handle = match asked.tail {
+            Some(tail) => {
+                let queue = queues.queues.get(&tail)?;
+                let fits = *queue.app == *asked.app && queue.markers < MAX_ANSWERS_IN_A_STREAM;
+                fits.then_some(tail)?
+            }
+            None if queues.answers == MAX_ANSWERS => return None,
+            None => match queues.queues.entry(asked.handle) {
+                Entry::Occupied(_) => return None,
+                Entry::Vacant(free) => {
+                    let mut queue = Queue::new(asked.app.as_str().into());
+                    queue.once = true;
+                    free.insert(queue);
+                    queues.answers += 1;
+                    asked.handle
+                }
+            },
+        };
+        Some(Place { link, handle })
+    }
+
+    /// Ends a link's queues that were for one snapshot, and have nothing left of it.
+    fn bury(&mut self, link: u64) {
+        let Some(queues) = self.links.get_mut(&link) else {
+            return;
+        };
+        for handle in std::mem::take(&mut queues.done) {
+            let is_over = |queue: &Queue| queue.once && queue.is_empty() && queue.held == 0;
+            if queues.queues.get(&handle).is_some_and(is_over) {
+                self.gone += queues.remove(handle);
+            }
+        }
     }
 
     /// Lets the fattest queue lose its oldest envelope until the cap holds.
@@ -429,6 +533,9 @@ impl State {
                 continue;
             };
             queue.held -= envelopes;
+            if queue.once {
+                queues.done.push(handle);
+            }
             match lost {
                 None => queue.sent += envelopes,
                 Some(reason) => queue.lost(reason, envelopes),
@@ -460,6 +567,8 @@ impl Queues {
             turns: VecDeque::new(),
             hand: Vec::new(),
             ended: VecDeque::new(),
+            answers: 0,
+            done: Vec::new(),
             waker: None,
         }
     }
@@ -485,6 +594,8 @@ impl Queues {
             queue.in_turns = !queue.is_empty();
             if queue.in_turns {
                 self.turns.push_back(handle);
+            } else if queue.once {
+                self.done.push(handle);
             }
         }
         (out, freed)
@@ -494,7 +605,10 @@ impl Queues {
         let Some(queue) = self.queues.remove(&handle) else {
             return Account::default();
         };
-        self.apps.remove(&queue.app);
+        match queue.once {
+            true => self.answers -= 1,
+            false => drop(self.apps.remove(&queue.app)),
+        }
         let account = queue.account();
         self.ended.push_back((handle, account));
         account
@@ -515,6 +629,8 @@ impl Queue {
             notices: 0,
             sent: 0,
             dropped: Dropped::default(),
+            once: false,
+            markers: 0,
             in_turns: false,
         }
     }
@@ -534,6 +650,7 @@ impl Queue {
         let frame = frame.into_boxed_slice();
         let cost = cost(&frame);
         self.bytes += cost;
+        self.markers += usize::from(is_marker(&frame));
         self.frames.push_back(frame);
         cost
     }
@@ -544,6 +661,7 @@ impl Queue {
             return 0;
         };
         self.bytes -= cost(&frame);
+        self.markers -= usize::from(is_marker(&frame));
         self.lost(Reason::AppOverflow, 1);
         cost(&frame)
     }
@@ -552,6 +670,7 @@ impl Queue {
     fn empty(&mut self, reason: Reason) -> usize {
         self.lost(reason, self.frames.len() as u64);
         self.frames = VecDeque::new();
+        self.markers = 0;
         std::mem::take(&mut self.bytes)
     }
 
@@ -569,6 +688,7 @@ impl Queue {
             self.deficit -= frame.len();
             self.held += 1;
             freed += cost(&frame);
+            self.markers -= usize::from(is_marker(&frame));
             out.extend_from_slice(&frame);
         }
         self.bytes -= freed;
@@ -603,6 +723,11 @@ impl Queue {
             queued: self.frames.len() as u64 + self.held,
         }
     }
+}
+
+/// Whether a frame ends a snapshot: a handle, and nothing behind it.
+fn is_marker(frame: &[u8]) -> bool {
+    frame.len() == frame::header_bytes(HANDLE_BYTES) + HANDLE_BYTES
 }
 
 fn cost(frame: &[u8]) -> usize {

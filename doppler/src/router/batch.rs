@@ -1,12 +1,37 @@
 //! Envelopes on their way from a door to the router: framed, with what routing needs to know.
 
 use proto::transcode::V1Sink;
+use std::sync::{Mutex, PoisonError};
 use transport::frame::Frames;
 
 /// What is kept of each buffer from batch to batch, in elements.
 const KEEP: usize = 16 << 10;
 
-/// Framed v1 envelopes and the app each belongs to. A door keeps one and refills it.
+/// Batches kept for the next message: about as many as there are threads to fill one.
+const SPARE: usize = 8;
+
+/// Empty batches that wait for the next message, of whichever door. There are thousands of doors
+/// and few messages at a time: a batch of its own for each would hold some 100 KiB for ever.
+#[derive(Default)]
+pub struct Spare(Mutex<Vec<Batch>>);
+
+impl Spare {
+    /// An empty batch, if possible one that has its memory.
+    pub fn take(&self) -> Batch {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty batch for the next to come, if few are kept.
+    pub fn give_back(&self, batch: Batch) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if batch.is_empty() && spare.len() < SPARE {
+            spare.push(batch);
+        }
+    }
+}
+
+/// Framed v1 envelopes and the app each belongs to.
 #[derive(Default)]
 pub struct Batch {
     pub(super) frames: Frames,
@@ -64,5 +89,23 @@ impl V1Sink for Batch {
     fn end(&mut self, log: bool, app: &[u8]) {
         self.frames.end(log);
         self.belongs_to(app);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_batches_are_kept_and_only_empty_ones() {
+        let spare = Spare::default();
+        let mut full = Batch::default();
+        full.push_v1(b"envelope", true, b"app");
+        spare.give_back(full);
+        assert!(spare.take().is_empty());
+        for _ in 0..2 * SPARE {
+            spare.give_back(Batch::default());
+        }
+        assert_eq!(spare.0.lock().unwrap().len(), SPARE);
     }
 }
