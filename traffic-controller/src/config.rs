@@ -1,15 +1,29 @@
 //! What an operator can set, with its environment variable, unit and default. The only file
 //! that reads the environment.
 
+use crate::front::Origin;
 use clap::Parser;
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-use transport::clock::seconds;
+use transport::clock::{interval, seconds};
+use transport::secret::Secret;
+use transport::settings::{self, Combination, Over, Property, Settings, nothing, pem, value};
 use transport::tls::Identity;
 
 /// The port clients know when nothing else is said: BOSH property `logger_endpoint.port`.
 const LOGGER_ENDPOINT_PORT: u16 = 4443;
+
+/// The ports of the agent, of Dopplers and of Cloud Controller when only their hosts are said:
+/// the defaults of BOSH properties `metron_endpoint.grpc_port`, `doppler.grpc_port`,
+/// `cc.tls_port`.
+const AGENT_PORT: &str = "3458";
+const DOPPLER_PORT: &str = "8082";
+const CC_PORT: &str = "9023";
+
+/// Where BOSH has the security event log.
+const SECURITY_EVENT_LOG: &str = "/var/vcap/sys/log/loggregator_trafficcontroller/loggregator_trafficcontroller_security_events.log";
 
 /// The Traffic Controller: serves app streams and firehoses gathered from all Dopplers.
 #[derive(Parser, Debug, Clone)]
@@ -34,19 +48,11 @@ pub struct Config {
     pub address: Option<IpAddr>,
 
     /// PEM file with the certificate shown to clients. Without it: plain text.
-    #[arg(
-        long,
-        env = "TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE",
-        requires = "outgoing_key_file"
-    )]
+    #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE")]
     pub outgoing_cert_file: Option<PathBuf>,
 
     /// PEM file with its private key.
-    #[arg(
-        long,
-        env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE",
-        requires = "outgoing_cert_file"
-    )]
+    #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE")]
     pub outgoing_key_file: Option<PathBuf>,
 
     /// The Dopplers to read from, `host:port`, comma separated.
@@ -54,19 +60,122 @@ pub struct Config {
     pub router_addrs: Vec<String>,
 
     /// PEM file with the CA of the Dopplers' certificates. Without it: plain text.
-    #[arg(long, env = "ROUTER_CA_FILE", requires_all = ["router_cert_file", "router_key_file"])]
+    #[arg(long, env = "ROUTER_CA_FILE")]
     pub router_ca_file: Option<PathBuf>,
 
     /// PEM file with this Traffic Controller's certificate for Dopplers.
-    #[arg(long, env = "ROUTER_CERT_FILE", requires = "router_ca_file")]
+    #[arg(long, env = "ROUTER_CERT_FILE")]
     pub router_cert_file: Option<PathBuf>,
 
     /// PEM file with its private key.
-    #[arg(long, env = "ROUTER_KEY_FILE", requires = "router_ca_file")]
+    #[arg(long, env = "ROUTER_KEY_FILE")]
     pub router_key_file: Option<PathBuf>,
 
-    /// File of static tokens and what each may read. Without it everybody may read
-    /// everything, which is refused on any address but loopback.
+    /// This host's IP address, as the security event log names it.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_IP")]
+    pub ip: Option<IpAddr>,
+
+    /// Domain of the system: cookies are for `doppler.` below it, and pages of its hosts may
+    /// use them.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_SYSTEM_DOMAIN")]
+    pub system_domain: Option<String>,
+
+    /// URL of UAA, which says who may read firehoses.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_UAA_HOST")]
+    pub uaa_host: Option<String>,
+
+    /// PEM file with the CA of UAA's certificate [default: the system's CAs].
+    #[arg(long, env = "TRAFFIC_CONTROLLER_UAA_CA_CERT")]
+    pub uaa_ca_cert: Option<PathBuf>,
+
+    /// This Traffic Controller's client name at UAA; it needs the authority `uaa.resource`.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_UAA_CLIENT", default_value = "doppler")]
+    pub uaa_client: String,
+
+    /// Its secret.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_UAA_CLIENT_SECRET",
+        hide_env_values = true
+    )]
+    pub uaa_client_secret: Option<Secret>,
+
+    /// Verify tokens here, against the keys UAA publishes at `/token_keys`, instead of asking
+    /// UAA about each: the `iss` they must have, such as `https://uaa.example.com/oauth/token`.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_UAA_ISSUER")]
+    pub uaa_issuer: Option<String>,
+
+    /// Seconds after which the token of a running stream is checked again; without it, as
+    /// upstream, a token is checked once.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_TOKEN_RECHECK", value_parser = seconds)]
+    pub token_recheck: Option<Duration>,
+
+    /// URL of Cloud Controller, which says who may read an app.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_API_HOST")]
+    pub api_host: Option<String>,
+
+    /// PEM file with this Traffic Controller's certificate for Cloud Controller.
+    #[arg(long, env = "CC_CERT_FILE")]
+    pub cc_cert_file: Option<PathBuf>,
+
+    /// PEM file with its private key.
+    #[arg(long, env = "CC_KEY_FILE")]
+    pub cc_key_file: Option<PathBuf>,
+
+    /// PEM file with the CA of Cloud Controller's certificate [default: the system's CAs].
+    #[arg(long, env = "CC_CA_FILE")]
+    pub cc_ca_file: Option<PathBuf>,
+
+    /// Name in Cloud Controller's certificate [default: the host of its URL].
+    #[arg(long, env = "CC_SERVER_NAME")]
+    pub cc_server_name: Option<String>,
+
+    /// Do not check the certificates of UAA and Cloud Controller. Whoever can place himself
+    /// between us and them reads tokens, and says who may read what.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_SKIP_CERT_VERIFY")]
+    pub skip_cert_verify: bool,
+
+    /// Everybody may read everything, whoever can reach this listener.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_DISABLE_ACCESS_CONTROL")]
+    pub disable_access_control: bool,
+
+    /// Origins, beside this host and those of the system domain, whose pages may use a
+    /// cookie, as `https://host`, comma separated.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_ALLOWED_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub allowed_origins: Vec<Origin>,
+
+    /// Networks of the balancers and proxies whose X-Forwarded-For is believed, as CIDR, comma
+    /// separated [default: none].
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_TRUSTED_PROXIES",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// File that gets one line of CEF for each request.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_SECURITY_EVENT_LOG")]
+    pub security_event_log: Option<PathBuf>,
+
+    /// Answer as the Go Traffic Controller does where we know better: see docs/deviations.md.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_UPSTREAM_ANSWERS")]
+    pub upstream_answers: bool,
+
+    /// Address of the Loggregator agent that takes this process's own metrics
+    /// [default: none; they are on the admin listener].
+    #[arg(long, env = "AGENT_GRPC_ADDRESS")]
+    pub agent_grpc_address: Option<String>,
+
+    /// How often it is told, as `60`, `1m` or `1m30s`; 0 is every second.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_METRIC_EMITTER_INTERVAL", default_value = "60", value_parser = interval)]
+    pub metric_emitter_interval: Duration,
+
+    /// File of static tokens and what each may read, for a platform without UAA. Without
+    /// either everybody may read everything, which is refused on any address but loopback.
     #[arg(long, env = "TRAFFIC_CONTROLLER_TOKENS_FILE")]
     pub tokens_file: Option<PathBuf>,
 
@@ -93,6 +202,11 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_DRAIN", default_value = "4", value_parser = seconds)]
     pub drain: Duration,
 
+    /// Accepted for the Go Traffic Controller's sake, and without effect: our log lines always
+    /// begin with an RFC 3339 time.
+    #[arg(long, env = "USE_RFC339")]
+    pub use_rfc339: bool,
+
     /// Worker threads; 1 runs everything on one [default: one per core].
     #[arg(long, env = "TRAFFIC_CONTROLLER_WORKER_THREADS")]
     pub worker_threads: Option<usize>,
@@ -102,10 +216,147 @@ pub struct Config {
     pub log: String,
 }
 
+impl Settings for Config {
+    const PROPERTIES: &'static [Property] = &[
+        value("loggregator.outgoing_dropsonde_port", "port"),
+        value("logger_endpoint.port", "logger_endpoint_port"),
+        value("traffic_controller.address", "address"),
+        pem("loggregator.outgoing_cert", "outgoing_cert_file"),
+        pem("loggregator.outgoing_key", "outgoing_key_file"),
+        pem("loggregator.tls.ca_cert", "router_ca_file"),
+        pem("loggregator.tls.trafficcontroller.cert", "router_cert_file"),
+        pem("loggregator.tls.trafficcontroller.key", "router_key_file"),
+        value("traffic_controller.ip", "ip"),
+        value("system_domain", "system_domain"),
+        value("uaa.internal_url", "uaa_host"),
+        pem("uaa.ca_cert", "uaa_ca_cert"),
+        value("loggregator.uaa.client", "uaa_client"),
+        // The old name; upstream lets it win, too.
+        value("loggregator.uaa_client_id", "uaa_client"),
+        value("loggregator.uaa.client_secret", "uaa_client_secret"),
+        value("traffic_controller.uaa_issuer", "uaa_issuer"),
+        value("traffic_controller.token_recheck", "token_recheck"),
+        value("traffic_controller.api_host", "api_host"),
+        pem("loggregator.tls.cc_trafficcontroller.cert", "cc_cert_file"),
+        pem("loggregator.tls.cc_trafficcontroller.key", "cc_key_file"),
+        pem("cc.mutual_tls.ca_cert", "cc_ca_file"),
+        value("cc.internal_service_hostname", "cc_server_name"),
+        value("ssl.skip_cert_verify", "skip_cert_verify"),
+        value(
+            "traffic_controller.disable_access_control",
+            "disable_access_control",
+        ),
+        value("traffic_controller.allowed_origins", "allowed_origins"),
+        value("traffic_controller.trusted_proxies", "trusted_proxies"),
+        value(
+            "traffic_controller.security_event_log",
+            "security_event_log",
+        ),
+        value("traffic_controller.upstream_answers", "upstream_answers"),
+        value("metric_emitter.interval", "metric_emitter_interval"),
+        value("traffic_controller.tokens_file", "tokens_file"),
+        value("traffic_controller.max_streams", "max_streams"),
+        value("traffic_controller.topic_bytes", "topic_bytes"),
+        value("traffic_controller.app_bytes", "app_bytes"),
+        value("traffic_controller.pprof_port", "admin_port"),
+        value("traffic_controller.drain", "drain"),
+        value("traffic_controller.worker_threads", "worker_threads"),
+        value("traffic_controller.log", "log"),
+        // Whether the job runs at all.
+        nothing("traffic_controller.enabled"),
+    ];
+
+    const COMBINATIONS: &'static [Combination] = &[
+        Combination {
+            argument: "router_addrs",
+            of: &["loggregator.doppler.addrs", "doppler.grpc_port"],
+            make: |of| {
+                let port = of[1].unwrap_or(DOPPLER_PORT);
+                let hosts = of[0]?.split(',');
+                let addresses: Vec<String> = hosts.map(|host| format!("{host}:{port}")).collect();
+                Some(addresses.join(","))
+            },
+        },
+        Combination {
+            argument: "api_host",
+            of: &["cc.internal_service_hostname", "cc.tls_port"],
+            make: |of| Some(format!("https://{}:{}", of[0]?, of[1].unwrap_or(CC_PORT))),
+        },
+        Combination {
+            argument: "agent_grpc_address",
+            of: &["metron_endpoint.host", "metron_endpoint.grpc_port"],
+            make: |of| {
+                let (host, port) = (of[0].unwrap_or("127.0.0.1"), of[1].unwrap_or(AGENT_PORT));
+                Some(format!("{host}:{port}"))
+            },
+        },
+        Combination {
+            argument: "security_event_log",
+            of: &["traffic_controller.security_event_logging.enabled"],
+            make: |of| (of[0] == Some("true")).then(|| SECURITY_EVENT_LOG.to_owned()),
+        },
+        Combination {
+            argument: "use_rfc339",
+            of: &["logging.format.timestamp"],
+            make: |of| of[0].map(|format| (format == "rfc3339").to_string()),
+        },
+    ];
+
+    fn contradictions(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if self.outgoing_cert_file.is_some() != self.outgoing_key_file.is_some() {
+            all.push(
+                "--outgoing-cert-file (TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE) and \
+                 --outgoing-key-file (TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE) belong together: \
+                 give both, or none for plain text",
+            );
+        }
+        let router = [
+            &self.router_ca_file,
+            &self.router_cert_file,
+            &self.router_key_file,
+        ];
+        if router.iter().any(|file| file.is_some()) && router.iter().any(|file| file.is_none()) {
+            all.push(
+                "--router-ca-file (ROUTER_CA_FILE), --router-cert-file (ROUTER_CERT_FILE) and \
+                 --router-key-file (ROUTER_KEY_FILE) belong together: give all three, or none \
+                 for plain text",
+            );
+        }
+        if self.cc_cert_file.is_some() != self.cc_key_file.is_some() {
+            all.push(
+                "--cc-cert-file (CC_CERT_FILE) and --cc-key-file (CC_KEY_FILE) belong together",
+            );
+        }
+        let asks = self.uaa_host.is_some() && self.uaa_issuer.is_none();
+        if asks && self.uaa_client_secret.is_none() {
+            all.push(
+                "--uaa-host (TRAFFIC_CONTROLLER_UAA_HOST) needs --uaa-client-secret \
+                 (TRAFFIC_CONTROLLER_UAA_CLIENT_SECRET): UAA tells about tokens only to clients \
+                 it knows; or --uaa-issuer (TRAFFIC_CONTROLLER_UAA_ISSUER), to verify them here",
+            );
+        }
+        if self.uaa_host.is_some() && self.uaa_client.is_empty() {
+            all.push("--uaa-client is empty: UAA must know us by a name, by custom `doppler`");
+        }
+        if self.uaa_issuer.is_some() && self.uaa_host.is_none() {
+            all.push(
+                "--uaa-issuer (TRAFFIC_CONTROLLER_UAA_ISSUER) needs --uaa-host \
+                 (TRAFFIC_CONTROLLER_UAA_HOST), whose keys verify tokens",
+            );
+        }
+        all.into_iter().map(str::to_owned).collect()
+    }
+}
+
 impl Config {
-    /// Reads flags and environment; prints what is wrong, or the help, and exits.
-    pub fn from_args_and_env() -> Config {
-        Config::parse()
+    /// Reads flags, environment and file. `check` says what is wrong with the files that the
+    /// settings name, when that is asked for.
+    ///
+    /// # Errors
+    /// What to say instead of running.
+    pub fn from_args_and_env(check: impl Fn(&Config) -> Vec<String>) -> Result<Config, Over> {
+        settings::read(std::env::args_os(), |name| std::env::var_os(name), check)
     }
 
     /// Where to listen for clients: at least one address.
@@ -151,9 +402,19 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsString;
+
+    fn read(args: &[&str], environment: &[(&str, &str)]) -> Result<Config, Over> {
+        let args = ["traffic-controller"].iter().chain(args);
+        let environment = |name: &str| {
+            let mut all = environment.iter();
+            Some(all.find(|(known, _)| *known == name)?.1.into())
+        };
+        settings::read(args.map(OsString::from), environment, |_| vec![])
+    }
 
     fn ports(args: &[&str]) -> Vec<u16> {
-        let config = Config::try_parse_from([&["traffic-controller"], args].concat()).unwrap();
+        let config = read(args, &[]).unwrap();
         config.listen().iter().map(SocketAddr::port).collect()
     }
 
@@ -165,6 +426,116 @@ mod tests {
         assert_eq!(
             ports(&["--port", "8081", "--logger-endpoint-port", "4443"]),
             [8081, 4443]
+        );
+    }
+
+    #[test]
+    fn every_setting_has_a_name_in_a_file_and_one_in_the_environment() {
+        assert_eq!(settings::unnamed::<Config>(), Vec::<String>::new());
+    }
+
+    /// With REGENERATE=1 the page is written anew.
+    #[test]
+    fn the_page_of_settings_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        if let Err(current) = settings::is_current::<Config>(&page, "traffic-controller") {
+            assert!(
+                std::env::var_os("REGENERATE").is_some(),
+                "docs/settings.md is not current: run this test with REGENERATE=1"
+            );
+            std::fs::write(path, current).unwrap();
+        }
+    }
+
+    #[test]
+    fn bosh_starts_it_with_what_it_gives_the_go_traffic_controller() {
+        let environment = [
+            ("TRAFFIC_CONTROLLER_IP", "10.0.0.1"),
+            ("TRAFFIC_CONTROLLER_API_HOST", "https://cc.internal:9023"),
+            ("TRAFFIC_CONTROLLER_OUTGOING_DROPSONDE_PORT", "8081"),
+            ("TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE", "outgoing.crt"),
+            ("TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE", "outgoing.key"),
+            ("TRAFFIC_CONTROLLER_SYSTEM_DOMAIN", "sys.example.com"),
+            ("TRAFFIC_CONTROLLER_SKIP_CERT_VERIFY", "true"),
+            ("TRAFFIC_CONTROLLER_UAA_HOST", "https://uaa.internal:8443"),
+            ("TRAFFIC_CONTROLLER_UAA_CA_CERT", "uaa.crt"),
+            ("TRAFFIC_CONTROLLER_UAA_CLIENT", "doppler"),
+            ("TRAFFIC_CONTROLLER_UAA_CLIENT_SECRET", "s3cr3t"),
+            ("TRAFFIC_CONTROLLER_SECURITY_EVENT_LOG", ""),
+            ("TRAFFIC_CONTROLLER_PPROF_PORT", "0"),
+            ("TRAFFIC_CONTROLLER_METRIC_EMITTER_INTERVAL", "1m"),
+            ("TRAFFIC_CONTROLLER_DISABLE_ACCESS_CONTROL", "false"),
+            ("ROUTER_ADDRS", "10.0.0.2:8082,10.0.0.3:8082"),
+            ("ROUTER_CA_FILE", "ca.crt"),
+            ("ROUTER_CERT_FILE", "tc.crt"),
+            ("ROUTER_KEY_FILE", "tc.key"),
+            ("CC_CERT_FILE", "cc.crt"),
+            ("CC_KEY_FILE", "cc.key"),
+            ("CC_CA_FILE", "cc-ca.crt"),
+            ("CC_SERVER_NAME", "cc.internal"),
+            ("AGENT_GRPC_ADDRESS", "127.0.0.1:3458"),
+            ("USE_RFC339", "false"),
+        ];
+        let config = read(&[], &environment).unwrap();
+        assert_eq!(config.listen(), ["[::]:8081".parse().unwrap()]);
+        assert_eq!(config.metric_emitter_interval, Duration::from_secs(60));
+        assert_eq!(config.router_addrs.len(), 2);
+        assert!(config.skip_cert_verify && !config.disable_access_control);
+        assert!(config.security_event_log.is_none());
+        assert!(!format!("{config:?}").contains("s3cr3t"));
+        let known = settings::environment::<Config>();
+        for (name, _) in environment {
+            assert!(known.iter().any(|known| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bosh_manifest_is_a_file_of_settings() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("manifest.yml");
+        let manifest = "
+properties:
+  logger_endpoint: {port: 4443}
+  loggregator:
+    outgoing_dropsonde_port: 8081
+    doppler: {addrs: [10.0.0.2, 10.0.0.3]}
+    uaa: {client: doppler, client_secret: s3cr3t}
+    uaa_client_id: old
+  uaa: {internal_url: 'https://uaa.internal:8443'}
+  cc: {internal_service_hostname: cc.internal, tls_port: 9024}
+  metron_endpoint: {host: 127.0.0.1}
+  metric_emitter: {interval: 1m}
+  traffic_controller: {security_event_logging: {enabled: true}}
+  logging: {format: {timestamp: deprecated}}
+";
+        std::fs::write(&path, manifest).unwrap();
+        let config = read(&["--config", path.to_str().unwrap()], &[]).unwrap();
+        assert_eq!(
+            (config.port, config.logger_endpoint_port),
+            (Some(8081), Some(4443))
+        );
+        assert_eq!(config.router_addrs, ["10.0.0.2:8082", "10.0.0.3:8082"]);
+        assert_eq!(config.uaa_client, "old");
+        assert_eq!(config.api_host.as_deref(), Some("https://cc.internal:9024"));
+        assert_eq!(config.cc_server_name.as_deref(), Some("cc.internal"));
+        assert_eq!(config.agent_grpc_address.as_deref(), Some("127.0.0.1:3458"));
+        assert!(config.security_event_log.is_some() && !config.use_rfc339);
+    }
+
+    #[test]
+    fn half_a_uaa_is_an_error_that_says_what_is_missing() {
+        let error = read(&["--uaa-host", "https://uaa", "--uaa-client", ""], &[]).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("needs --uaa-client-secret"), "{error}");
+        assert!(error.contains("--uaa-client is empty"), "{error}");
+        let verified = ["--uaa-host", "https://uaa", "--uaa-issuer", "x"];
+        assert!(read(&verified, &[]).is_ok(), "the keys are public");
+        let error = read(&["--uaa-issuer", "x", "--cc-key-file", "y"], &[]).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("needs --uaa-host") && error.contains("CC_CERT_FILE"),
+            "{error}"
         );
     }
 }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
+use transport::cause::chain;
 use transport::listener::{DialError, Dialer, Stream};
-use transport::process::chain;
 use transport::websocket::upgrade::{self, ConnectError};
 use transport::websocket::{Options, Socket};
 

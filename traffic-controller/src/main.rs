@@ -12,9 +12,14 @@ use transport::process::{self, Stop};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = Config::from_args_and_env();
-    process::run(&config.log, config.worker_threads, |stop| {
-        traffic_controller(config.clone(), stop)
+    let config = match Config::from_args_and_env(server::check) {
+        Ok(config) => config,
+        Err(over) => return over.say(),
+    };
+    let (log, threads) = (config.log.clone(), config.worker_threads);
+    // A firehose has a connection to each Doppler, too; most streams are tails.
+    process::run(&log, config.max_streams, threads, |stop| {
+        traffic_controller(config, stop)
     })
 }
 

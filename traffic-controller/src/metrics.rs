@@ -1,15 +1,26 @@
 //! Every number a Traffic Controller counts, by its Prometheus name. Sums of accounts are read
 //! from the accounts themselves, so that they cannot disagree with them.
 
+use crate::own_metrics::{EVENTS, SlowConsumer};
 use crate::page::Ledger;
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use metrics::{
+    Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
 use transport::ledger::{Account, Reason};
 use transport::websocket::Ended;
 
 /// Counters and gauges of one Traffic Controller.
 pub struct Metrics {
-    /// Clients closed for being slow.
-    pub slow_consumers: Counter,
+    slow_consumers: AtomicU64,
+    slow_consumers_shown: Counter,
+    /// Where an agent is told of each; nobody may be there.
+    slow: mpsc::Sender<SlowConsumer>,
+    to_tell: Mutex<Option<mpsc::Receiver<SlowConsumer>>>,
+    hurry: Arc<Notify>,
     firehoses: Gauge,
     app_streams: Gauge,
     ingress: Counter,
@@ -50,6 +61,18 @@ impl Metrics {
             "traffic_controller_link_faults_total",
             "What Dopplers said that is not of a link, by reason"
         );
+        describe_counter!(
+            "traffic_controller_access_checks_total",
+            "Times it was asked who may read what, by authority and outcome"
+        );
+        describe_histogram!(
+            "traffic_controller_access_check_seconds",
+            "How long an authority took to answer, our turn included, by authority"
+        );
+        describe_counter!(
+            "traffic_controller_recent_missing_dopplers_total",
+            "Dopplers that did not answer a request for recent logs or container metrics in time"
+        );
         describe_gauge!("traffic_controller_firehoses", "Open firehose streams");
         describe_gauge!("traffic_controller_app_streams", "Open app streams");
         describe_counter!(
@@ -76,8 +99,13 @@ impl Metrics {
             "traffic_controller_access_control_disabled",
             "1 if anybody may read everything"
         );
+        let (slow, to_tell) = mpsc::channel(EVENTS);
         Metrics {
-            slow_consumers: counter!("traffic_controller_slow_consumers_total"),
+            slow_consumers: AtomicU64::new(0),
+            slow_consumers_shown: counter!("traffic_controller_slow_consumers_total"),
+            slow,
+            to_tell: Mutex::new(Some(to_tell)),
+            hurry: Arc::new(Notify::new()),
             firehoses: gauge!("traffic_controller_firehoses"),
             app_streams: gauge!("traffic_controller_app_streams"),
             ingress: counter!("traffic_controller_ingress_envelopes_total"),
@@ -96,9 +124,43 @@ impl Metrics {
         }
     }
 
+    /// A client was closed for being slow. The agent is told at once, if there is one and not
+    /// too many wait already.
+    pub(crate) fn slow_consumer(&self, client: SlowConsumer) {
+        self.slow_consumers.fetch_add(1, Ordering::Relaxed);
+        self.slow_consumers_shown.increment(1);
+        if self.slow.try_send(client).is_ok() {
+            self.hurry.notify_one();
+        }
+    }
+
+    /// How many of them there were.
+    pub(crate) fn slow_consumers(&self) -> u64 {
+        self.slow_consumers.load(Ordering::Relaxed)
+    }
+
+    /// Where slow consumers are told, and what says that one waits: once, to whoever reports to
+    /// the agent.
+    pub(crate) fn slow_to_tell(&self) -> Option<(mpsc::Receiver<SlowConsumer>, Arc<Notify>)> {
+        let mut to_tell = self.to_tell.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((to_tell.take()?, self.hurry.clone()))
+    }
+
     /// A request was refused, or was not HTTP.
     pub(crate) fn refused_request(reason: &'static str) {
         counter!("traffic_controller_refused_requests_total", "reason" => reason).increment(1);
+    }
+
+    /// An authority was asked, or need not be.
+    pub(crate) fn access_check(authority: &'static str, outcome: &'static str) {
+        let checks = "traffic_controller_access_checks_total";
+        counter!(checks, "authority" => authority, "outcome" => outcome).increment(1);
+    }
+
+    /// An authority answered, or took too long.
+    pub(crate) fn access_checked(authority: &'static str, took: Duration) {
+        histogram!("traffic_controller_access_check_seconds", "authority" => authority)
+            .record(took);
     }
 
     /// A stream ended; if its client did something wrong, that is counted.
@@ -111,6 +173,11 @@ impl Metrics {
     /// A Doppler said so many things that are not of a link.
     pub(crate) fn link_faults(reason: &'static str, count: u64) {
         counter!("traffic_controller_link_faults_total", "reason" => reason).increment(count);
+    }
+
+    /// So many Dopplers did not answer a request for what they keep.
+    pub(crate) fn missing_answers(count: u64) {
+        counter!("traffic_controller_recent_missing_dopplers_total").increment(count);
     }
 
     /// A link ended; if its Doppler did something wrong, that is counted.

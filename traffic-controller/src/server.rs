@@ -2,33 +2,48 @@
 //! and Dopplers, the admin listener to what they count; and stops them in the order the data
 //! flows.
 
-use crate::access::{Access, Tokens, TokensError};
+mod authorities;
+
+use self::authorities::{access, is_left_open};
+use crate::access::{Tokens, TokensError};
 use crate::config::Config;
 use crate::dopplers::app_link::AppLink;
 use crate::dopplers::{Doppler, Dopplers, OPEN, RECEIVE_BUFFER};
-use crate::front::{Front, connection};
+use crate::front::{Edge, Front, Origins, SecurityLog, SecurityLogError, connection};
 use crate::metrics::Metrics;
+use crate::own_metrics::ToAgent;
 use crate::page::Ledger;
 use crate::streams::Streams;
 use crate::topics::Topics;
+use proto::component::{AGENT_NAME, BATCH_SENDER};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tracing::{debug, info, warn};
+use transport::cause::chain;
+use transport::grpc::{self, PlainToAnother, Reporter};
+use transport::http::BadUrl;
 use transport::listener::{
     self, Acceptor, BindError, Buffers, Dialer, PlainOutsideLoopback, READ_BUFFER_IDLE,
 };
-use transport::shutdown::Drain;
+use transport::reload::Reload;
+use transport::settings;
+use transport::shutdown::{Drain, Hangup};
 use transport::telemetry::{self, Admin, Readiness, RecorderTaken};
-use transport::tls::{self, Roots, TlsError};
+use transport::tls::{self, Roots, Suites, TlsError};
 
 /// The name in a Doppler's certificate, whatever its address (upstream's rule).
 const DOPPLER_NAME: &str = "doppler";
 
+const HTTP_1_1: &[&[u8]] = &[tls::HTTP_1_1];
+
 /// Connections that are not streams yet, beyond those that are.
 const PENDING_CONNECTIONS: usize = 1_024;
+
+/// How long the agent has to take the last report.
+const LAST_REPORT: Duration = Duration::from_secs(1);
 
 /// How often accounts are checked and their sums shown.
 const AUDIT: Duration = Duration::from_secs(1);
@@ -53,15 +68,41 @@ pub enum StartError {
     /// The token file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The security event log cannot be written.
+    #[error(transparent)]
+    SecurityLog(#[from] SecurityLogError),
     /// Plain text on an address that others can reach.
     #[error(transparent)]
     Plain(#[from] PlainOutsideLoopback),
+    /// Plain text to an agent elsewhere.
+    #[error("cannot report to the agent at AGENT_GRPC_ADDRESS")]
+    Agent(#[from] PlainToAnother),
     /// Everybody could read everything, from anywhere.
-    #[error("{address} can be reached by others: give --tokens-file, or bind to 127.0.0.1")]
+    #[error(
+        "{address} can be reached by others: give --uaa-host and --api-host, or --tokens-file, \
+         or bind to 127.0.0.1"
+    )]
     OpenOutsideLoopback {
         /// The address asked for.
         address: SocketAddr,
     },
+    /// UAA or Cloud Controller is not where its setting says.
+    #[error("{setting} cannot be used")]
+    Url {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        source: BadUrl,
+    },
+    /// A UAA that we cannot tell who we are.
+    #[error(
+        "UAA checks tokens only for those it knows: give TRAFFIC_CONTROLLER_UAA_CLIENT_SECRET, \
+         or TRAFFIC_CONTROLLER_UAA_ISSUER to verify tokens here"
+    )]
+    NoSecret,
+    /// It would not be clear who says who may read what.
+    #[error("both a token file and UAA or Cloud Controller are given: give one or the other")]
+    TwoAuthorities,
     /// The process counts into somebody else's recorder.
     #[error(transparent)]
     Metrics(#[from] RecorderTaken),
@@ -78,16 +119,11 @@ pub enum StartError {
 impl Listeners {
     /// Binds what `config` asks for.
     pub fn bind(config: &Config) -> Result<Listeners, StartError> {
-        let mut public = Vec::new();
-        for address in config.listen() {
-            if config.outgoing_tls().is_none() {
-                listener::plain_only_on_loopback(address)?;
-            }
-            if config.tokens_file.is_none() && listener::plain_only_on_loopback(address).is_err() {
-                return Err(StartError::OpenOutsideLoopback { address });
-            }
-            public.push(listener::bind(address)?);
+        if let Some(exposed) = exposed(config).into_iter().next() {
+            return Err(exposed);
         }
+        let public = config.listen().into_iter().map(listener::bind);
+        let public = public.collect::<Result<_, _>>()?;
         Ok(Listeners {
             public,
             admin: listener::bind(config.admin())?,
@@ -107,6 +143,60 @@ impl Listeners {
     }
 }
 
+/// What others could reach at the addresses asked for and should not: plain text, or everything.
+fn exposed(config: &Config) -> Vec<StartError> {
+    let mut errors = Vec::new();
+    for address in config.listen() {
+        let Err(plain) = listener::plain_only_on_loopback(address) else {
+            continue;
+        };
+        if is_left_open(config) {
+            errors.push(StartError::OpenOutsideLoopback { address });
+        }
+        if config.outgoing_tls().is_none() {
+            errors.push(plain.into());
+        }
+    }
+    errors
+}
+
+/// Everything that is wrong with the files that `config` names, and with what they do together.
+pub fn check(config: &Config) -> Vec<String> {
+    let mut errors: Vec<StartError> = Vec::new();
+    let identities = [
+        config.outgoing_tls(),
+        config.router_tls().map(|(identity, _)| identity),
+    ];
+    // Access looks at the others when it is wired; --check-config looks at them now.
+    let cc = config.cc_cert_file.clone().zip(config.cc_key_file.clone());
+    let cc = cc.map(|(cert, key)| tls::Identity { cert, key });
+    for identity in identities.into_iter().chain([cc]).flatten() {
+        let mistakes = settings::identity_mistakes(&identity).into_iter();
+        errors.extend(mistakes.map(StartError::from));
+    }
+    for ca in [
+        &config.router_ca_file,
+        &config.uaa_ca_cert,
+        &config.cc_ca_file,
+    ] {
+        let ca = ca.as_ref().map(|ca| tls::client(Roots::Ca(ca), None, &[]));
+        errors.extend(ca.and_then(Result::err).map(Into::into));
+    }
+    if let Some(path) = &config.tokens_file {
+        errors.extend(Tokens::read(path).err().map(Into::into));
+    }
+    errors.extend(authorities::mistakes(config));
+    errors.extend(exposed(config));
+    if config.router_tls().is_none() {
+        let plain = config
+            .agent_grpc_address
+            .as_deref()
+            .map(grpc::plain_only_to_loopback);
+        errors.extend(plain.and_then(Result::err).map(Into::into));
+    }
+    errors.iter().map(|error| chain(error)).collect()
+}
+
 /// Runs a Traffic Controller until `stop` resolves, then drains it.
 pub async fn run(
     config: Config,
@@ -114,16 +204,21 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let telemetry = telemetry::Metrics::install()?;
+    let mut reload = Reload::new();
     let outgoing = match config.outgoing_tls() {
         // WebSockets need HTTP/1.1; offering h2 would let a balancer choose a dead end.
-        Some(identity) => Some(tls::server(&identity, None, &[tls::HTTP_1_1])?),
+        Some(identity) => {
+            Some(reload.server("outgoing", identity, None, HTTP_1_1, Suites::default())?)
+        }
         None => None,
     };
-    let dopplers = dopplers(&config)?;
-    let access = match &config.tokens_file {
-        Some(path) => Access::Tokens(Tokens::read(path)?),
-        None => Access::Open,
-    };
+    let dopplers = dopplers(&config, &mut reload)?;
+    let agent = agent(&config, &mut reload)?;
+    let access = access(&config, &mut reload)?;
+    let hangup = Hangup::listen().map_err(|source| StartError::System {
+        what: "listen for SIGHUP",
+        source,
+    })?;
     let metrics = Arc::new(Metrics::new());
     metrics.access_controlled(access.is_controlled());
     if !access.is_controlled() {
@@ -134,6 +229,8 @@ pub async fn run(
     let (accepting, clients, links, admin) =
         (Drain::new(), Drain::new(), Drain::new(), Drain::new());
     let ready = Readiness::new();
+    let until = accepting.shutdown();
+    accepting.shutdown().spawn(reload.run(hangup, until));
 
     let mut app_links = Vec::new();
     for doppler in dopplers.iter() {
@@ -146,8 +243,11 @@ pub async fn run(
         topics: topics.clone(),
         app_links,
     });
+    let edge = edge(&config)?;
+    let security_log = edge.security_log.clone();
     let front = Arc::new(Front {
         access,
+        edge,
         dopplers,
         topics: topics.clone(),
         streams,
@@ -173,6 +273,13 @@ pub async fn run(
         let shutdown = admin.shutdown();
         async move { admin_page.serve(listeners.admin, &shutdown).await }
     });
+    let reports = Drain::new();
+    if let (Some(agent), Some((slow, urgent))) = (agent, metrics.slow_to_tell()) {
+        let to_agent = ToAgent::new(ledger.clone(), metrics.clone(), slow);
+        let reporter = Reporter { urgent, ..agent };
+        let until = reports.shutdown();
+        reports.shutdown().spawn(reporter.run(to_agent, until));
+    }
     let audit = tokio::spawn(audit(metrics.clone(), ledger.clone()));
     ready.set(true);
 
@@ -192,7 +299,14 @@ pub async fn run(
     if let Err(undrained) = clients.wait(config.drain.mul_f32(0.6)).await {
         warn!(%undrained, "clients were cut off");
     }
+    if let Some(log) = security_log {
+        log.flush().await;
+    }
     audit.abort();
+    reports.begin();
+    if let Err(unreported) = reports.wait(LAST_REPORT).await {
+        debug!(%unreported, "the agent was not told the last");
+    }
     for (endpoint, account) in ["firehose", "stream"]
         .into_iter()
         .zip(metrics.audit(&ledger))
@@ -211,10 +325,29 @@ pub async fn run(
     Ok(())
 }
 
-fn dopplers(config: &Config) -> Result<Dopplers, StartError> {
+fn edge(config: &Config) -> Result<Edge, StartError> {
+    let origins = Origins::new(config.system_domain.as_deref(), &config.allowed_origins);
+    let security_log = match &config.security_event_log {
+        Some(path) => Some(SecurityLog::open(path, config.ip, &config.trusted_proxies)?),
+        None => None,
+    };
+    Ok(Edge {
+        // Who opened the door on purpose is on any address, and by any name.
+        origins: match is_left_open(config) {
+            true => origins.only_loopback(),
+            false => origins,
+        },
+        any_page: config.disable_access_control,
+        system_domain: config.system_domain.clone(),
+        upstream_answers: config.upstream_answers,
+        security_log,
+    })
+}
+
+fn dopplers(config: &Config, reload: &mut Reload) -> Result<Dopplers, StartError> {
     let tls = match config.router_tls() {
         Some((identity, ca)) => {
-            let client = tls::client(Roots::Ca(&ca), Some(&identity), &[tls::HTTP_1_1])?;
+            let client = reload.client("router", identity, ca, HTTP_1_1)?;
             Some((client, tls::server_name(DOPPLER_NAME)?))
         }
         None => None,
@@ -228,6 +361,27 @@ fn dopplers(config: &Config) -> Result<Dopplers, StartError> {
     };
     let doppler = |address: &String| Arc::new(Doppler::new(address.clone(), dialer.clone()));
     Ok(config.router_addrs.iter().map(doppler).collect())
+}
+
+/// Who reports to the agent, if there is one.
+fn agent(config: &Config, reload: &mut Reload) -> Result<Option<Reporter>, StartError> {
+    let Some(address) = config.agent_grpc_address.clone() else {
+        return Ok(None);
+    };
+    let tls = match config.router_tls() {
+        Some((identity, ca)) => {
+            let client = reload.client("agent", identity, ca, &[tls::H2])?;
+            Some((client, tls::server_name(AGENT_NAME)?))
+        }
+        None => None,
+    };
+    Ok(Some(Reporter::new(
+        "agent",
+        address,
+        tls,
+        BATCH_SENDER,
+        config.metric_emitter_interval,
+    )?))
 }
 
 async fn audit(metrics: Arc<Metrics>, ledger: Arc<Ledger>) {

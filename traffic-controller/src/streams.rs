@@ -172,6 +172,11 @@ impl Passage {
         account.dropped.add(reason, lost);
         account.queued = 0;
     }
+
+    /// How many were lost so far, for any reason.
+    pub fn lost(&self) -> u64 {
+        self.firehose.account().dropped.total()
+    }
 }
 
 impl Drop for Passage {

@@ -3,12 +3,18 @@
 //! Tails come and go on one side; on the other each Doppler's app link is told which handles
 //! to ask for, and puts envelopes into their topics. A slow tail is charged with what its
 //! topic had to let go, and costs the other tails nothing.
+//!
+//! App links are also asked what their Dopplers keep of an app (`crate::recent`), for itself or
+//! for a tail to begin with.
 
-use proto::link::{Handle, MAX_HANDLES, Upstream};
+use crate::recent::{AT_A_TIME, Asked, Gather, Gathered, OF_AN_APP};
+use bytes::Bytes;
+use proto::link::{Handle, MAX_HANDLES, Recent, Upstream};
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+use transport::frame::Frames;
 use transport::ledger::{Account, Reason};
 use transport::log::{Filter, Log, Member};
 
@@ -19,6 +25,14 @@ pub struct Topics {
     bytes: Arc<AtomicUsize>,
     cap: usize,
     app_cap: usize,
+    /// How many requests for what is kept are under way, by app.
+    requests: Mutex<HashMap<Box<str>, usize>>,
+}
+
+/// Leave to ask for what is kept of an app. Dropping it lets the next one ask.
+pub struct Leave {
+    topics: Arc<Topics>,
+    app: Box<str>,
 }
 
 #[derive(Default)]
@@ -34,13 +48,23 @@ struct State {
 
 struct Topic {
     app: Arc<str>,
-    log: Arc<Log>,
+    feed: Arc<Feed>,
     tails: usize,
+}
+
+/// The way into a topic.
+pub struct Feed {
+    log: Arc<Log>,
+    /// Requests of tails that have not begun. Whoever appends holds this, and so does a tail
+    /// that begins: an envelope is before it or behind it.
+    gathers: Mutex<Vec<Arc<Gather>>>,
 }
 
 /// What an app link has still to say to its Doppler. It collects only while the link is open.
 #[derive(Default)]
 pub struct Inbox {
+    /// Which of the links it is of.
+    pub number: usize,
     waiting: Mutex<Waiting>,
     changed: Notify,
 }
@@ -56,9 +80,11 @@ struct Waiting {
 #[derive(Default)]
 pub struct Changes {
     /// Ask for these apps' envelopes and put them into their topics.
-    pub began: BTreeMap<Handle, (Arc<str>, Arc<Log>)>,
+    pub began: BTreeMap<Handle, (Arc<str>, Arc<Feed>)>,
     /// Ask for these no more.
     pub ended: Vec<Handle>,
+    /// Ask these questions, once.
+    pub asked: Vec<(Recent, Asked)>,
 }
 
 /// All tails' accounts, of the same moment: a tail is in one place or the other.
@@ -77,28 +103,17 @@ impl Topics {
             bytes: Arc::new(AtomicUsize::new(0)),
             cap,
             app_cap,
+            requests: Mutex::default(),
         })
     }
 
     /// A new tail of `app`.
     pub fn tail(self: &Arc<Topics>, app: &str) -> Tail {
         let mut state = self.lock();
-        state.last_tail += 1;
-        let name = state.last_tail.to_string();
-        let handle = match state.handles.get(app) {
-            Some(handle) => *handle,
-            None => self.begin(&mut state, app.into()),
-        };
-        let closed = state.closed;
-        // Both maps are changed together, under this lock.
-        let topic = state
-            .topics
-            .get_mut(&handle)
-            .unwrap_or_else(|| unreachable!("a handle has its topic"));
-        topic.tails += 1;
-        let member = topic.log.join(&name, Filter::Everything);
-        if closed {
-            topic.log.close();
+        let (handle, feed) = self.enter(&mut state, app);
+        let member = feed.log.join(&state.next_tail(), Filter::Everything);
+        if state.closed {
+            feed.log.close();
         }
         Tail {
             topics: self.clone(),
@@ -107,29 +122,106 @@ impl Topics {
         }
     }
 
+    /// A new tail of `app` that begins with the newest `logs` of what is kept.
+    pub fn tail_with_recent(self: &Arc<Topics>, app: &str, logs: u32) -> Beginning {
+        let mut state = self.lock();
+        let (handle, feed) = self.enter(&mut state, app);
+        let gather = Gather::new(state.links.len());
+        feed.lock().push(gather.clone());
+        state.ask(&gather, |own| Recent {
+            handle: own,
+            app: app.to_owned(),
+            logs,
+            metrics: false,
+            tail: Some(handle),
+        });
+        Beginning {
+            topics: self.clone(),
+            feed,
+            gather,
+            handle: Some(handle),
+        }
+    }
+
+    /// Asks for the newest `logs` of what is kept of `app`, and its container metrics if
+    /// `metrics`.
+    pub async fn recent(&self, app: &str, logs: u32, metrics: bool) -> Gathered {
+        let gather = {
+            let mut state = self.lock();
+            let gather = Gather::new(state.links.len());
+            state.ask(&gather, |own| Recent {
+                handle: own,
+                app: app.to_owned(),
+                logs,
+                metrics,
+                tail: None,
+            });
+            gather
+        };
+        gather.gathered().await
+    }
+
+    /// Leave to ask for what is kept of `app`, for as long as it is held; none if too many ask, in
+    /// all or about this app: who may read one app must not keep all others' readers waiting.
+    pub fn may_ask(self: &Arc<Topics>, app: &str) -> Option<Leave> {
+        let mut requests = self.requests();
+        let of_app = requests.get(app).copied().unwrap_or_default();
+        if requests.values().sum::<usize>() >= AT_A_TIME || of_app >= OF_AN_APP {
+            return None;
+        }
+        requests.insert(app.into(), of_app + 1);
+        Some(Leave {
+            topics: self.clone(),
+            app: app.into(),
+        })
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<Box<str>, usize>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more tail of `app`.
+    fn enter(&self, state: &mut State, app: &str) -> (Handle, Arc<Feed>) {
+        let handle = match state.handles.get(app) {
+            Some(handle) => *handle,
+            None => self.begin(state, app.into()),
+        };
+        // Both maps are changed together, under this lock.
+        let topic = state
+            .topics
+            .get_mut(&handle)
+            .unwrap_or_else(|| unreachable!("a handle has its topic"));
+        topic.tails += 1;
+        (handle, topic.feed.clone())
+    }
+
     fn begin(&self, state: &mut State, app: Arc<str>) -> Handle {
-        // 2^32 topics in a process's life: an app whose handle comes round again would have to
-        // be tailed since the first.
-        state.last_handle = state.last_handle.wrapping_add(1);
-        let handle = state.last_handle;
-        let log = Log::sharing(self.app_cap, Reason::AppOverflow, self.bytes.clone());
+        let handle = state.next_handle();
+        let feed = Arc::new(Feed {
+            log: Log::sharing(self.app_cap, Reason::AppOverflow, self.bytes.clone()),
+            gathers: Mutex::default(),
+        });
         state.handles.insert(app.clone(), handle);
         let topic = Topic {
             app: app.clone(),
-            log: log.clone(),
+            feed: feed.clone(),
             tails: 0,
         };
         state.topics.insert(handle, topic);
         for link in &state.links {
-            link.began(handle, &app, &log);
+            link.began(handle, &app, &feed);
         }
         handle
     }
 
     /// The inbox of an app link, closed as yet.
     pub fn link(&self) -> Arc<Inbox> {
-        let inbox = Arc::new(Inbox::default());
-        self.lock().links.push(inbox.clone());
+        let mut state = self.lock();
+        let inbox = Arc::new(Inbox {
+            number: state.links.len(),
+            ..Inbox::default()
+        });
+        state.links.push(inbox.clone());
         inbox
     }
 
@@ -137,12 +229,12 @@ impl Topics {
     pub fn renew(&self, inbox: &Inbox) {
         let state = self.lock();
         let topics = state.topics.iter();
-        let all = topics.map(|(handle, topic)| (*handle, (topic.app.clone(), topic.log.clone())));
+        let all = topics.map(|(handle, topic)| (*handle, (topic.app.clone(), topic.feed.clone())));
         *inbox.lock() = Waiting {
             open: true,
             changes: Changes {
                 began: all.collect(),
-                ended: Vec::new(),
+                ..Changes::default()
             },
         };
         inbox.changed.notify_one();
@@ -156,7 +248,11 @@ impl Topics {
         }
         let goal = self.cap - self.cap / 64;
         let state = self.lock();
-        let logs: Vec<&Log> = state.topics.values().map(|topic| &*topic.log).collect();
+        let logs: Vec<&Log> = state
+            .topics
+            .values()
+            .map(|topic| &*topic.feed.log)
+            .collect();
         let mut fattest: BinaryHeap<(usize, usize)> = logs
             .iter()
             .enumerate()
@@ -180,7 +276,7 @@ impl Topics {
             gone: state.gone,
         };
         for topic in state.topics.values() {
-            let of_topic = topic.log.accounts();
+            let of_topic = topic.feed.log.accounts();
             let open = of_topic.open.into_iter();
             accounts
                 .open
@@ -194,7 +290,10 @@ impl Topics {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.topics.values().for_each(|topic| topic.log.close());
+        state
+            .topics
+            .values()
+            .for_each(|topic| topic.feed.log.close());
     }
 
     fn leave(&self, handle: Handle) {
@@ -208,7 +307,7 @@ impl Topics {
         }
         if let Some(topic) = state.topics.remove(&handle) {
             state.handles.remove(&topic.app);
-            state.gone += topic.log.accounts().gone;
+            state.gone += topic.feed.log.accounts().gone;
         }
         for link in &state.links {
             link.ended(handle);
@@ -217,6 +316,60 @@ impl Topics {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut requests = self.topics.requests();
+        if let Some(of_app) = requests.get_mut(&self.app) {
+            *of_app -= 1;
+            if *of_app == 0 {
+                requests.remove(&self.app);
+            }
+        }
+    }
+}
+
+impl State {
+    /// After 2^32 topics and requests they come round again, which a client that asks often can
+    /// bring about in weeks: one that is still in use would show one app's envelopes to another's
+    /// reader.
+    fn next_handle(&mut self) -> Handle {
+        loop {
+            self.last_handle = self.last_handle.wrapping_add(1);
+            if !self.topics.contains_key(&self.last_handle) {
+                return self.last_handle;
+            }
+        }
+    }
+
+    fn next_tail(&mut self) -> String {
+        self.last_tail += 1;
+        self.last_tail.to_string()
+    }
+
+    /// Asks every Doppler there is a link to; the others are missing at once.
+    fn ask(&mut self, gather: &Arc<Gather>, question: impl FnOnce(Handle) -> Recent) {
+        let question = question(self.next_handle());
+        for (number, link) in self.links.iter().enumerate() {
+            link.ask(question.clone(), gather.asked(number));
+        }
+    }
+}
+
+impl Feed {
+    /// Puts what came over link number `link` into the topic; returns whether anybody has it.
+    pub fn append(&self, link: usize, frames: &mut Frames) -> bool {
+        let gathers = self.lock();
+        gathers.iter().for_each(|gather| gather.live(link, frames));
+        let appended = self.log.append(frames) || !gathers.is_empty();
+        self.log.seal();
+        appended
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Gather>>> {
+        self.gathers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,10 +390,19 @@ impl Inbox {
         *self.lock() = Waiting::default();
     }
 
-    fn began(&self, handle: Handle, app: &Arc<str>, log: &Arc<Log>) {
+    fn ask(&self, question: Recent, asked: Asked) {
         let mut waiting = self.lock();
         if waiting.open {
-            let topic = (app.clone(), log.clone());
+            waiting.changes.asked.retain(|(_, asked)| !asked.is_over());
+            waiting.changes.asked.push((question, asked));
+            self.changed.notify_one();
+        }
+    }
+
+    fn began(&self, handle: Handle, app: &Arc<str>, feed: &Arc<Feed>) {
+        let mut waiting = self.lock();
+        if waiting.open {
+            let topic = (app.clone(), feed.clone());
             waiting.changes.began.insert(handle, topic);
             self.changed.notify_one();
         }
@@ -262,11 +424,12 @@ impl Inbox {
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        self.began.is_empty() && self.ended.is_empty()
+        self.began.is_empty() && self.ended.is_empty() && self.asked.is_empty()
     }
 
     /// The messages that carry these changes to a Doppler: first what ended, since an app may
-    /// have begun again under another handle, and a Doppler keeps one for each.
+    /// have begun again under another handle, and a Doppler keeps one for each; last what is
+    /// asked, since a stream has to be there for a snapshot to stand in it.
     pub fn messages(&self) -> impl Iterator<Item = Upstream> + '_ {
         let began = self.began.iter();
         let subscribe =
@@ -275,6 +438,68 @@ impl Changes {
         ended
             .map(|some| Upstream::Unsubscribe(some.into()))
             .chain(subscribe)
+            .chain(
+                self.asked
+                    .iter()
+                    .map(|(question, _)| Upstream::Recent(question.clone())),
+            )
+    }
+}
+
+/// A tail that waits for what it begins with. Dropping it leaves.
+pub struct Beginning {
+    topics: Arc<Topics>,
+    feed: Arc<Feed>,
+    gather: Arc<Gather>,
+    /// Until the tail has begun.
+    handle: Option<Handle>,
+}
+
+impl Beginning {
+    /// Waits for what the Dopplers keep. What comes meanwhile is held.
+    pub async fn gathered(&self) -> Gathered {
+        self.gather.gathered().await
+    }
+
+    /// Begins the tail with these envelopes, then what came meanwhile, then what comes. Says too
+    /// how many bytes of frames it begins with, which count for no cap.
+    pub fn begin(mut self, first: &[Bytes]) -> (Tail, usize) {
+        let mut frames = Frames::new();
+        first.iter().for_each(|it| frames.push(it, false));
+        let mut state = self.topics.lock();
+        let name = state.next_tail();
+        let mut gathers = self.feed.lock();
+        gathers.retain(|gather| !Arc::ptr_eq(gather, &self.gather));
+        let live = self.gather.take_live();
+        live.envelopes.iter().for_each(|it| frames.push(it, false));
+        let bytes = frames.bytes().len();
+        let log = &self.feed.log;
+        let member = log.join_behind(&name, &mut frames, live.lost);
+        if state.closed {
+            log.close();
+        }
+        drop(gathers);
+        drop(state);
+        let tail = Tail {
+            topics: self.topics.clone(),
+            // Taken here only, and this is not there afterwards.
+            handle: self.handle.take().unwrap_or_default(),
+            member: Some(member),
+        };
+        (tail, bytes)
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        let Some(handle) = self.handle else {
+            return;
+        };
+        self.gather.give_up();
+        self.feed
+            .lock()
+            .retain(|gather| !Arc::ptr_eq(gather, &self.gather));
+        self.topics.leave(handle);
     }
 }
 
@@ -362,11 +587,34 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_that_comes_round_again_is_not_that_of_a_topic() {
+        let topics = topics();
+        let _long = topics.tail("long");
+        topics.lock().last_handle = Handle::MAX;
+        assert_eq!(topics.lock().next_handle(), 0);
+        assert_eq!(topics.lock().next_handle(), 2);
+    }
+
+    #[test]
+    fn one_apps_readers_leave_room_to_ask_for_the_others() {
+        let topics = topics();
+        let of_one: Vec<Leave> = std::iter::from_fn(|| topics.may_ask("one")).collect();
+        assert_eq!(of_one.len(), OF_AN_APP);
+        let name = |n: usize| format!("app-{n}");
+        let others: Vec<Leave> = (0..).map_while(|n| topics.may_ask(&name(n))).collect();
+        assert_eq!(of_one.len() + others.len(), AT_A_TIME);
+        drop(of_one);
+        assert!(topics.may_ask("one").is_some());
+        drop(others);
+        assert!(topics.requests().is_empty());
+    }
+
+    #[test]
     fn a_tail_is_counted_once_wherever_it_stands() {
         let topics = topics();
         let tail = topics.tail("a");
         let other = topics.tail("a");
-        let log = topics.lock().topics[&1].log.clone();
+        let log = topics.lock().topics[&1].feed.log.clone();
         assert!(log.append(&mut frames(3, 10)));
         let offered = || {
             let accounts = topics.accounts();
@@ -389,7 +637,7 @@ mod tests {
     fn over_the_cap_the_fattest_topic_loses_and_the_others_do_not() {
         let topics = Topics::new(64 << 10, 1 << 20);
         let (_fat, _thin) = (topics.tail("fat"), topics.tail("thin"));
-        let log = |handle| topics.lock().topics[&handle].log.clone();
+        let log = |handle| topics.lock().topics[&handle].feed.log.clone();
         let append = |handle, frames: &mut Frames| {
             log(handle).append(frames);
             log(handle).seal();

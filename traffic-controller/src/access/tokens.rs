@@ -132,14 +132,12 @@ impl Tokens {
 
     pub(super) fn check(&self, token: &str, asked: &Request) -> Result<(), Refusal> {
         let grant = self.0.get(&hash(token)).ok_or(Refusal::BadToken)?;
-        match (asked, &grant.apps) {
-            (Request::Firehose { .. }, _) if grant.firehose => Ok(()),
-            (Request::Firehose { .. }, _) => Err(Refusal::BadToken),
-            (Request::AppStream { .. }, Apps::All) => Ok(()),
-            (Request::AppStream { app }, Apps::These(apps)) if apps.contains(app.as_str()) => {
-                Ok(())
-            }
-            (Request::AppStream { .. }, Apps::These(_)) => Err(Refusal::NotFound),
+        match (asked.app(), &grant.apps) {
+            (None, _) if grant.firehose => Ok(()),
+            (None, _) => Err(Refusal::BadToken),
+            (Some(_), Apps::All) => Ok(()),
+            (Some(app), Apps::These(apps)) if apps.contains(app.as_str()) => Ok(()),
+            (Some(_), Apps::These(_)) => Err(Refusal::NotFound),
         }
     }
 }
@@ -196,6 +194,7 @@ mod tests {
     fn app(guid: &str) -> Request {
         Request::AppStream {
             app: AppGuid::new(guid).unwrap(),
+            recent: None,
         }
     }
 

@@ -7,7 +7,8 @@
 use super::hop::Delivered;
 use super::{Doppler, Hop, LEAVE};
 use crate::metrics::Metrics;
-use crate::topics::{Changes, Inbox, Topics};
+use crate::recent::Asked;
+use crate::topics::{Changes, Feed, Inbox, Topics};
 use bytes::Bytes;
 use proto::link::{self, APPS_PATH, Downstream, HANDLE_BYTES, Handle, Upstream};
 use std::collections::HashMap;
@@ -18,7 +19,6 @@ use transport::backoff::Backoff;
 use transport::frame::{self, Frames};
 use transport::ledger::Reason;
 use transport::listener::Stream;
-use transport::log::Log;
 use transport::shutdown::Shutdown;
 use transport::websocket::{Close, Incoming, Socket};
 
@@ -35,12 +35,13 @@ impl AppLink {
     /// A link that is not open yet, and what it will have counted.
     pub fn new(doppler: Arc<Doppler>, topics: Arc<Topics>) -> (AppLink, Arc<Hop>) {
         let hop = Arc::new(Hop::to_topics(&doppler.address));
+        let inbox = topics.link();
         let link = AppLink {
             doppler,
-            inbox: topics.link(),
             topics,
             hop: hop.clone(),
-            filling: Filling::default(),
+            filling: Filling::of(inbox.number),
+            inbox,
         };
         (link, hop)
     }
@@ -60,7 +61,7 @@ impl AppLink {
                     self.topics.renew(&self.inbox);
                     self.carry(socket, &shutdown, &mut backoff).await;
                     self.inbox.close();
-                    self.filling.topics.clear();
+                    self.filling.clear();
                     self.hop.closed();
                 }
                 Err(error) => self.doppler.report(Some(&error)),
@@ -131,37 +132,77 @@ impl AppLink {
     }
 }
 
-/// The topics a link fills.
+/// The topics a link fills, and the requests it answers.
 #[derive(Default)]
 struct Filling {
-    topics: HashMap<Handle, Arc<Log>>,
+    /// Which of the links it is.
+    link: usize,
+    topics: HashMap<Handle, Arc<Feed>>,
+    asked: HashMap<Handle, Asked>,
     frames: Frames,
 }
 
 impl Filling {
+    fn of(link: usize) -> Filling {
+        Filling {
+            link,
+            ..Filling::default()
+        }
+    }
+
+    /// The link is over: there are no more answers.
+    fn clear(&mut self) {
+        self.topics.clear();
+        self.asked.clear();
+    }
+
     fn change(&mut self, changes: Changes) {
         for handle in changes.ended {
             self.topics.remove(&handle);
         }
         let began = changes.began.into_iter();
         self.topics
-            .extend(began.map(|(handle, (_, log))| (handle, log)));
+            .extend(began.map(|(handle, (_, feed))| (handle, feed)));
+        // A Doppler need not answer at all.
+        self.asked.retain(|_, asked| !asked.is_over());
+        let asked = changes.asked.into_iter();
+        self.asked
+            .extend(asked.map(|(question, asked)| (question.handle, asked)));
     }
 
-    /// Puts a run of link frames into their topics, all of one topic at a time; returns what
-    /// became of them.
+    /// Puts a run of link frames where they belong, into topics all of one topic at a time;
+    /// returns what became of them.
     fn deliver(&mut self, run: &Bytes) -> Delivered {
         let mut delivered = Delivered::default();
         let mut messages = Vec::new();
         for message in frame::payloads(run) {
-            match link::split_handle(&message) {
-                Some((handle, _)) => messages.push((handle, message.slice(HANDLE_BYTES..))),
-                None => {
-                    Metrics::link_faults("malformed", 1);
-                    delivered.dropped.add(Reason::Malformed, 1);
-                }
+            let Some((handle, envelope)) = link::split_handle(&message) else {
+                Metrics::link_faults("malformed", 1);
+                delivered.dropped.add(Reason::Malformed, 1);
+                continue;
+            };
+            let Some(asked) = self.asked.get(&handle) else {
+                messages.push((handle, message.slice(HANDLE_BYTES..)));
+                continue;
+            };
+            delivered.answers += 1;
+            if !envelope.is_empty() {
+                asked.add(envelope);
+                continue;
             }
+            // What came before the marker is in its topic before it.
+            self.fill(&mut messages, &mut delivered);
+            self.asked
+                .remove(&handle)
+                .into_iter()
+                .for_each(Asked::whole);
         }
+        self.fill(&mut messages, &mut delivered);
+        delivered
+    }
+
+    /// Puts messages into their topics.
+    fn fill(&mut self, messages: &mut Vec<(Handle, Bytes)>, delivered: &mut Delivered) {
         // Stable: an app's envelopes keep their order.
         messages.sort_by_key(|(handle, _)| *handle);
         for of_app in messages.chunk_by(|(one, _), (other, _)| one == other) {
@@ -171,15 +212,14 @@ impl Filling {
             }
             let count = self.frames.len() as u64;
             let topic = self.topics.get(&of_app[0].0);
-            if topic.is_some_and(|log| log.append(&mut self.frames)) {
-                topic.into_iter().for_each(|log| log.seal());
+            if topic.is_some_and(|feed| feed.append(self.link, &mut self.frames)) {
                 delivered.appended += count;
             } else {
                 delivered.dropped.add(Reason::NoMember, count);
             }
             self.frames.clear();
         }
-        delivered
+        messages.clear();
     }
 }
 
@@ -188,6 +228,7 @@ mod tests {
     use super::*;
     use crate::dopplers::fake::{Fake, frames, heard, report};
     use crate::topics::Tail;
+    use futures::FutureExt;
     use transport::log::Claim;
     use transport::shutdown::Drain;
 
@@ -233,6 +274,65 @@ mod tests {
         );
         assert_eq!(envelopes(&mut one).await, ["a1"]);
         assert_eq!(envelopes(&mut two).await, ["b1", "b2"]);
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_begins_with_a_snapshot_has_what_came_behind_the_marker_once() {
+        let topics = Topics::new(1 << 20, 1 << 20);
+        let inbox = topics.link();
+        topics.renew(&inbox);
+        let beginning = topics.tail_with_recent("a", 10);
+        let mut filling = Filling::of(inbox.number);
+        let changes = inbox.changes().await;
+        let said: Vec<Upstream> = changes.messages().collect();
+        assert_eq!(said[0], Upstream::Subscribe(vec![(1, "a".into())]));
+        let Upstream::Recent(question) = &said[1] else {
+            panic!("{said:?}")
+        };
+        assert_eq!((question.handle, question.tail), (2, Some(1)));
+        filling.change(changes);
+
+        let delivered = filling.deliver(&run_of(&[
+            (1, b"one"),
+            (2, b"zero"),
+            (2, b"one"),
+            (2, b""),
+            (1, b"two"),
+        ]));
+        assert_eq!((delivered.appended, delivered.answers), (2, 3));
+        let gathered = beginning.gathered().await;
+        assert_eq!(
+            (&gathered.envelopes[..], gathered.missing.len()),
+            (&["zero", "one"].map(Bytes::from)[..], 0)
+        );
+        filling.deliver(&run_of(&[(1, b"three")]));
+        let (mut tail, _) = beginning.begin(&gathered.envelopes);
+        filling.deliver(&run_of(&[(1, b"four"), (2, b"nobody asks any more")]));
+
+        assert_eq!(envelopes(&mut tail).await, ["zero", "one", "two", "three"]);
+        assert_eq!(tail.member().sent(), 4);
+        assert_eq!(envelopes(&mut tail).await, ["four"]);
+        let account = topics.accounts().open[0].1;
+        assert_eq!((account.offered, account.imbalance()), (5, 0));
+        // Another tail of the app never saw it.
+        assert!(topics.tail("a").member().claim().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_ends_is_missing_and_so_is_one_that_is_not_open() {
+        let topics = Topics::new(1 << 20, 1 << 20);
+        let (open, _closed) = (topics.link(), topics.link());
+        topics.renew(&open);
+        let beginning = topics.tail_with_recent("a", 10);
+        let mut filling = Filling::of(open.number);
+        filling.change(open.changes().await);
+        filling.deliver(&run_of(&[(1, b"live"), (2, b"half a snapshot")]));
+        filling.clear();
+        let gathered = beginning.gathered().await;
+        assert_eq!((gathered.missing, gathered.asked), (vec![0, 1], 2));
+        assert!(gathered.envelopes.is_empty());
+        let (mut tail, _) = beginning.begin(&[]);
+        assert_eq!(envelopes(&mut tail).await, ["live"]);
     }
 
     #[tokio::test]

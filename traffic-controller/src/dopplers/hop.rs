@@ -39,11 +39,13 @@ pub struct Sums {
     pub gap: u64,
 }
 
-/// What became of an app link's envelopes: `received = appended + dropped`.
+/// What became of an app link's envelopes: `received = appended + answers + dropped`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Delivered {
     /// Put into their topics.
     pub appended: u64,
+    /// Of snapshots that were asked for, their markers included: handed to who asked.
+    pub answers: u64,
     /// Lost on the way there: nobody tails the app any more, or nobody can tell which it is.
     pub dropped: Dropped,
     /// What the Doppler lost of apps whose streams it has ended.
@@ -171,11 +173,12 @@ impl State {
 }
 
 impl Page {
-    /// How far an app link is from `received = appended + dropped`: anything but 0 is a bug.
+    /// How far an app link is from `received = appended + answers + dropped`: anything but 0 is a bug.
     pub fn imbalance(&self) -> i128 {
         self.topics.map_or(0, |topics| {
             i128::from(self.sums.received)
                 - i128::from(topics.appended)
+                - i128::from(topics.answers)
                 - i128::from(topics.dropped.total())
         })
     }
@@ -193,6 +196,7 @@ impl AddAssign for Sums {
 impl AddAssign for Delivered {
     fn add_assign(&mut self, other: Delivered) {
         self.appended += other.appended;
+        self.answers += other.answers;
         self.dropped += other.dropped;
         self.dropped_by_ended_there = self
             .dropped_by_ended_there
@@ -275,7 +279,8 @@ mod tests {
     fn an_envelope_that_reached_no_topic_and_was_not_counted_is_an_imbalance() {
         let hop = Hop::to_topics("d");
         let mut delivered = Delivered {
-            appended: 2,
+            appended: 1,
+            answers: 1,
             ..Delivered::default()
         };
         delivered.dropped.add(Reason::NoMember, 1);

@@ -1,6 +1,6 @@
 //! One connection of a client: HTTP/1.1 until it becomes a stream, and not for long.
 
-use super::Front;
+use super::{Ends, Front};
 use crate::metrics::Metrics;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -31,24 +31,28 @@ const MAX_HEADERS: usize = 64;
 
 /// Serves an accepted socket until it is a stream, or over.
 pub async fn serve(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: SocketAddr) {
+    // Where it came in is only told to the log: a socket that no longer knows is over soon.
+    let local = tcp.local_addr().unwrap_or(peer);
     match acceptor.accept(tcp, peer).await {
-        Ok(stream) => answer(stream, front, peer).await,
+        Ok(stream) => answer(stream, front, Ends { peer, local }).await,
         Err(error) => debug!(%peer, error = &error as &dyn Error, "not accepted"),
     }
 }
 
 /// Answers the requests of one connection.
-async fn answer<S>(stream: S, front: Arc<Front>, peer: SocketAddr)
+async fn answer<S>(stream: S, front: Arc<Front>, ends: Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let name = peer.to_string();
+    let peer = ends.peer;
     let answer = service_fn(move |request| {
-        let (front, name) = (front.clone(), name.clone());
-        async move { Ok::<_, Infallible>(front.answer(request, &name).await) }
+        let front = front.clone();
+        async move { Ok::<_, Infallible>(front.answer(request, ends).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // The front sets it: upstream's 101 has none.
+        .auto_date_header(false)
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
@@ -70,6 +74,7 @@ where
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::front::Edge;
     use crate::streams::Streams;
     use crate::topics::Topics;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,6 +85,7 @@ mod tests {
     async fn told(request: &str) -> (String, Duration) {
         let front = Arc::new(Front {
             access: Access::Open,
+            edge: Edge::default(),
             dopplers: Arc::new([]),
             topics: Topics::new(1 << 20, 1 << 20),
             streams: Streams::new(1),
@@ -89,7 +95,8 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let begun = Instant::now();
-        tokio::spawn(answer(server, front, peer));
+        let ends = Ends { peer, local: peer };
+        tokio::spawn(answer(server, front, ends));
         client.write_all(request.as_bytes()).await.unwrap();
         let mut told = String::new();
         client.read_to_string(&mut told).await.unwrap();

@@ -1,9 +1,10 @@
 //! One firehose client: what its links to all Dopplers bring, one run at a time.
 
-use super::Front;
+use super::{Client, Front};
 use crate::dopplers::LEAVE;
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
 use crate::metrics::Metrics;
+use crate::own_metrics::SlowConsumer;
 use crate::streams::Passage;
 use proto::request::Filter;
 use std::pin::{Pin, pin};
@@ -13,22 +14,25 @@ use transport::ledger::Reason;
 use transport::listener::Stream;
 use transport::websocket::{Close, Ended, Socket};
 
-/// Writes to `socket` until the client leaves, or the process drains and the Dopplers have sent
-/// what they had begun to.
+/// Writes to `socket` until the client leaves, what let it in is `lost`, or the process drains
+/// and the Dopplers have sent what they had begun to.
 pub(super) async fn run(
     front: &Front,
     subscription: &str,
     filter: Filter,
     path: &str,
     mut socket: Socket<Stream>,
-    peer: &str,
+    lost: impl Future<Output = &'static str>,
+    client: &Client,
 ) {
+    let peer = &*client.peer;
     let (mut links, hops) = FirehoseLinks::new(&front.dopplers, path);
     let passage = front
         .streams
         .firehose(subscription, filter.name(), peer, hops);
     let mut draining = pin!(front.shutdown.begun());
     let mut leaving = false;
+    let mut lost = pin!(lost);
     let mut overdue = pin!(async {
         front.shutdown.begun().await;
         tokio::time::sleep(LEAVE).await;
@@ -46,6 +50,7 @@ pub(super) async fn run(
                 None => break End::Drained,
             },
             ended = socket.ended() => break End::Client(ended),
+            reason = &mut lost => break End::Lost(reason),
             () = &mut draining, if !leaving => {
                 leaving = true;
                 links.leave();
@@ -57,7 +62,6 @@ pub(super) async fn run(
         Metrics::stream_ended(ended);
     }
     if let End::Client(Ended::Stalled) = end {
-        front.metrics.slow_consumers.increment(1);
         warn!(peer, subscription, "slow consumer: closing with 1000");
     }
     // Both at once: the client need not wait for the Dopplers' last counts, nor they for it.
@@ -70,12 +74,22 @@ pub(super) async fn run(
     let (late, ()) = tokio::join!(links.run_out(), close);
     passage.received(late);
     passage.cut_off(0, late, end.reason());
+    if let End::Client(Ended::Stalled) = end {
+        front.metrics.slow_consumer(SlowConsumer {
+            remote: client.peer.clone(),
+            forwarded_for: client.forwarded_for.clone(),
+            path: client.path.clone(),
+            lost: passage.lost(),
+        });
+    }
 }
 
 /// Why a stream is over.
 enum End {
     /// The client left, or did not keep up.
     Client(Ended),
+    /// What let the client in is no longer good, for this reason.
+    Lost(&'static str),
     /// The process drains: all is written, or the time for it is over.
     Drained,
 }
@@ -85,7 +99,7 @@ impl End {
     fn reason(&self) -> Reason {
         match self {
             End::Client(Ended::Stalled) => Reason::SlowConsumer,
-            End::Client(_) => Reason::CloseResidue,
+            End::Client(_) | End::Lost(_) => Reason::CloseResidue,
             End::Drained => Reason::Drain,
         }
     }
@@ -93,6 +107,7 @@ impl End {
     fn answer(&self) -> Option<Close> {
         match self {
             End::Client(ended) => ended.answer(),
+            End::Lost(reason) => Some(Close::POLICY.because(*reason)),
             End::Drained => Some(Close::GOING_AWAY),
         }
     }
@@ -140,6 +155,7 @@ mod tests {
     use crate::access::Access;
     use crate::dopplers::Doppler;
     use crate::dopplers::fake::{Fake, frames, heard, report};
+    use crate::front::Edge;
     use crate::metrics::Metrics;
     use crate::streams::Streams;
     use crate::topics::Topics;
@@ -180,9 +196,18 @@ mod tests {
         )
     }
 
+    fn whoever() -> Client {
+        Client {
+            peer: "peer".to_owned(),
+            path: "/firehose/n".to_owned(),
+            forwarded_for: String::new(),
+        }
+    }
+
     fn front(doppler: Arc<Doppler>, drain: &Drain) -> Front {
         Front {
             access: Access::Open,
+            edge: Edge::default(),
             dopplers: Arc::new([doppler]),
             topics: Topics::new(1 << 20, 1 << 20),
             streams: Streams::new(1),
@@ -228,13 +253,15 @@ mod tests {
                 }
             }
         };
+        let whoever = whoever();
         let stream = run(
             &front,
             "n",
             Filter::Everything,
             "/firehose/n",
             server,
-            "peer",
+            std::future::pending(),
+            &whoever,
         );
         let ((), (), (received, ended)) = tokio::join!(stream, doppler, client);
         assert_eq!(received, 5);
@@ -268,13 +295,15 @@ mod tests {
             link.send_text(&report(512)).await.unwrap();
             link.close(Close::NORMAL).await;
         };
+        let whoever = whoever();
         let stream = run(
             &front,
             "n",
             Filter::Everything,
             "/firehose/n",
             server,
-            "peer",
+            std::future::pending(),
+            &whoever,
         );
         tokio::join!(stream, doppler);
         let account = gone(&front);
@@ -282,5 +311,43 @@ mod tests {
             account.sent > 0 && account.dropped[Reason::Drain] > 0,
             "{account:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_token_is_no_longer_good_is_told_why() {
+        let drain = Drain::new();
+        let (fake, doppler) = Fake::new().await;
+        let front = front(doppler, &drain);
+        let (mut client, server) = pair(Options::server()).await;
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let doppler = async {
+            let mut link = fake.link().await;
+            link.send(&frames(1, b"x")).await.unwrap();
+            link
+        };
+        let client = async {
+            let first = client.next().await;
+            assert!(matches!(first, Ok(Incoming::Frames { count: 1, .. })));
+            end.send("the token has expired").unwrap();
+            let ended = client.next().await.unwrap_err();
+            client.answer(&ended).await;
+            ended
+        };
+        let whoever = whoever();
+        let stream = run(
+            &front,
+            "n",
+            Filter::Everything,
+            "/firehose/n",
+            server,
+            async { ended.await.unwrap() },
+            &whoever,
+        );
+        let (ended, _link, ()) = tokio::join!(client, doppler, stream);
+        let Ended::Peer { code, reason } = ended else {
+            panic!("{ended}")
+        };
+        assert_eq!((code, &*reason), (Some(1008), "the token has expired"));
+        assert_eq!(gone(&front).sent, 1);
     }
 }
