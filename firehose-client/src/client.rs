@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use proto::request::{AppGuid, BadRequest, Filter, Request, SubscriptionId};
-use transport::tls::{self, ClientConfig, HTTP_1_1, Roots, ServerName, TlsError};
+use transport::tls::TlsError;
 
 use crate::endpoint::{BadEndpoint, Endpoint};
 use crate::stream::EnvelopeStream;
 use crate::token::Token;
+use crate::trust::{Tls, Trust};
 
 /// How long one attempt to connect may take when nothing else is said: 10 s, as noaa.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) endpoint: Endpoint,
-    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) token: Option<Token>,
     pub(crate) user_agent: HeaderValue,
     pub(crate) connect_deadline: Duration,
@@ -43,8 +44,7 @@ pub(crate) struct Settings {
 pub struct Builder {
     endpoint: String,
     token: Option<Token>,
-    ca_file: Option<PathBuf>,
-    skip_cert_verify: bool,
+    trust: Trust,
     insecure_plain_text: bool,
     user_agent: String,
     connect_deadline: Duration,
@@ -61,7 +61,7 @@ pub struct BadSettings {
 }
 
 impl BadSettings {
-    fn new(what: impl Into<String>) -> BadSettings {
+    pub(crate) fn new(what: impl Into<String>) -> BadSettings {
         let what = what.into();
         BadSettings { what, source: None }
     }
@@ -86,8 +86,7 @@ impl Client {
         Builder {
             endpoint: endpoint.to_owned(),
             token: None,
-            ca_file: None,
-            skip_cert_verify: false,
+            trust: Trust::System,
             insecure_plain_text: false,
             user_agent: concat!("firehose-client/", env!("CARGO_PKG_VERSION")).into(),
             connect_deadline: CONNECT_DEADLINE,
@@ -112,11 +111,35 @@ impl Client {
     /// to somebody who may see the app.
     pub fn app_stream(&self, guid: &str) -> Result<EnvelopeStream, BadRequest> {
         let app = AppGuid::new(guid)?;
-        Ok(self.stream(&Request::AppStream { app }))
+        Ok(self.stream(&Request::AppStream { app, recent: None }))
+    }
+
+    /// The same, beginning with the newest `recent` logs the platform still has: no gap and no
+    /// duplicate between them and what follows. Only the first connection begins with them; a
+    /// later one would tell again what was told before.
+    ///
+    /// A Go Traffic Controller does not know of it, and sends what happens from now on.
+    pub fn app_stream_with_recent(
+        &self,
+        guid: &str,
+        recent: u32,
+    ) -> Result<EnvelopeStream, BadRequest> {
+        let app = AppGuid::new(guid)?;
+        let later = Request::AppStream {
+            app: app.clone(),
+            recent: None,
+        };
+        let recent = Some(recent);
+        let first = Request::AppStream { app, recent }.path();
+        Ok(EnvelopeStream::new(
+            self.settings.clone(),
+            Some(first),
+            later.path(),
+        ))
     }
 
     fn stream(&self, request: &Request) -> EnvelopeStream {
-        EnvelopeStream::new(self.settings.clone(), request.path())
+        EnvelopeStream::new(self.settings.clone(), None, request.path())
     }
 }
 
@@ -129,14 +152,21 @@ impl Builder {
 
     /// Trusts the CAs in this PEM file and no others; without, those of the operating system.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Builder {
-        self.ca_file = Some(path.into());
+        self.trust = Trust::Ca(path.into());
         self
     }
 
     /// Checks **no certificate at all**: whoever can place himself between us and Loggregator
     /// reads the token and the stream.
     pub fn skip_cert_verify(mut self) -> Builder {
-        self.skip_cert_verify = true;
+        self.trust = Trust::Anyone;
+        self
+    }
+
+    /// Trusts whom it says, as [`Builder::ca_file`] and [`Builder::skip_cert_verify`] do: the
+    /// last of these calls counts.
+    pub fn trust(mut self, trust: Trust) -> Builder {
+        self.trust = trust;
         self
     }
 
@@ -184,14 +214,7 @@ impl Builder {
             ))
         })?;
         let tls = match endpoint.tls {
-            true => {
-                let config = match (&self.ca_file, self.skip_cert_verify) {
-                    (_, true) => tls::client_that_trusts_anyone(None, &[HTTP_1_1])?,
-                    (Some(path), false) => tls::client(Roots::Ca(path), None, &[HTTP_1_1])?,
-                    (None, false) => tls::client(Roots::System(None), None, &[HTTP_1_1])?,
-                };
-                Some((config, tls::server_name(&endpoint.host)?))
-            }
+            true => Some(self.trust.tls(&endpoint.host)?),
             false => None,
         };
         let readable = tls.is_none() && !endpoint.is_loopback();

@@ -203,7 +203,7 @@ impl EmitterBuilder {
         let tls = match &self.tls {
             Some((ca, identity)) => {
                 let config = tls::client(Roots::Ca(ca), Some(identity), &[H2])?;
-                Some((config, tls::server_name(&self.server_name)?))
+                Some((config.into(), tls::server_name(&self.server_name)?))
             }
             None if endpoint::is_loopback(host(&self.address)) => None,
             None => {

@@ -14,7 +14,7 @@ use crate::token::TokenError;
 #[non_exhaustive]
 pub enum Error {
     /// 401 or 403: the token is wrong, has expired, or lacks the scope. Get a new one and
-    /// subscribe again.
+    /// subscribe again. A [`Token::Login`](crate::Token::Login) was renewed before this is told.
     ///
     /// The Go Traffic Controller also answers 401 while its UAA is down.
     #[error("{url} does not accept the token: {status}{}", said(body))]
@@ -70,7 +70,8 @@ impl Error {
             Error::Refused { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Error::Unauthorized { .. } | Error::NotFound { .. } | Error::Token { .. } => false,
+            Error::Token { source } => source.may_pass(),
+            Error::Unauthorized { .. } | Error::NotFound { .. } => false,
         }
     }
 
@@ -102,7 +103,7 @@ impl Error {
 const SHOWN: usize = 200;
 
 /// A stranger's words, fit for a message: one line, no control characters, not too many.
-fn one_line(body: &str) -> String {
+pub(crate) fn one_line(body: &str) -> String {
     let mut line = String::new();
     for word in body.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {

@@ -12,6 +12,7 @@ use proto::v1::{self, Envelope};
 use transport::websocket::Ended;
 
 use crate::Error;
+use crate::cf_cli::CfCliError;
 use crate::client::SILENCE;
 
 /// Something a reader may want to count or show. None of them ends the stream.
@@ -54,6 +55,11 @@ pub enum Event {
         error: Malformed,
         /// The message.
         bytes: Bytes,
+    },
+    /// The login was renewed and is used, but could not be written where the cf CLI finds it.
+    LoginNotSaved {
+        /// Why not.
+        error: CfCliError,
     },
 }
 

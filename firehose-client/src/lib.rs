@@ -33,8 +33,11 @@
 //! asked again after what its `Retry-After` says, or less and less often, down to once a minute.
 //!
 //! **It ends when trying again would not help**: with an [`Error`] that says which of a token
-//! refused, an app not found, or no stream at that address it is. Renew the token and subscribe
-//! again; a [`Token::File`] is read for every connection.
+//! refused, an app not found, or no stream at that address it is.
+//!
+//! **It stays logged in.** A [`Login`] renews its token a minute before it ends and when a server
+//! refuses it: as a UAA client of its own, or as the cf CLI of this user. What UAA does not grant
+//! ends the stream, and is not asked for again. A [`Token::File`] is read for every connection.
 //!
 //! **It hides no loss.** [`Event::Lost`] is what the server says it dropped. [`Event::Connected`]
 //! carries the time in which nobody was reading; what was lost in it nobody knows.
@@ -63,30 +66,42 @@
 //! |---|---|
 //! | `tail` | an app's logs, decoded |
 //! | `nozzle` | a firehose with events, a token that is renewed, and a clean end |
+//! | `login` | a UAA client of its own, and an endpoint that Cloud Controller tells |
+//! | `cf_login` | an app by its name, with the login of the cf CLI |
 //! | `raw_counting` | batches, undecoded |
 //! | `emit` | lines into a Doppler |
 //!
-//! The command `firehose` in this package does all four.
+//! The command `firehose` in this package does what they do.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a failed unwrap is a failed test
 
 mod batch;
+mod cf_cli;
 mod client;
+mod cloud_controller;
 mod emitter;
 mod endpoint;
 mod error;
 mod event;
+mod login;
 mod reader;
 mod stream;
 mod token;
+mod trust;
+mod uaa;
+mod web;
 
 pub use batch::Batch;
+pub use cf_cli::{CfCli, CfCliError, Space};
 pub use client::{BadSettings, Builder, CONNECT_DEADLINE, Client, SILENCE};
+pub use cloud_controller::{CloudController, CloudControllerError};
 pub use emitter::{BATCH, BATCH_WAIT, EmitError, Emitter, EmitterBuilder, Source};
 pub use error::Error;
 pub use event::{Event, Reason};
+pub use login::{Login, LoginError};
 pub use stream::EnvelopeStream;
-pub use token::{Token, TokenError};
+pub use token::{RenewalError, Token, TokenError};
+pub use trust::Trust;
 
 /// The envelopes, and what their fields mean.
 pub use proto::v1;

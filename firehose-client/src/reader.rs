@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::Either;
 use http::header::{AUTHORIZATION, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use transport::backoff::Backoff;
@@ -20,6 +20,7 @@ use crate::batch::Batch;
 use crate::client::Settings;
 use crate::error::Error;
 use crate::event::{Event, Reason};
+use crate::token::Token;
 
 /// Waits after refusals double from this, 1 s, …
 const REFUSED_BASE: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub(crate) struct Reader {
 /// What outlives a connection.
 struct Subscription {
     settings: Arc<Settings>,
+    /// What the first connection asks for, if not `path`.
+    first: Option<String>,
     path: String,
     /// When the last connection was lost.
     lost: Option<Instant>,
@@ -63,12 +66,14 @@ impl Reader {
     /// Nothing is connected yet. `close` ends it; dropping the sender does not.
     pub(crate) fn new(
         settings: Arc<Settings>,
+        first: Option<String>,
         path: String,
         close: oneshot::Receiver<()>,
     ) -> Reader {
         Reader {
             subscription: Subscription {
                 settings,
+                first,
                 path,
                 lost: None,
                 give_up: None,
@@ -83,6 +88,10 @@ impl Reader {
 
     /// What happens next. After an error nothing does.
     pub(crate) async fn next(&mut self) -> Result<Happening, Error> {
+        let token = self.subscription.settings.token.as_ref();
+        if let Some(error) = token.and_then(Token::take_unsaved) {
+            return Ok(Happening::Event(Event::LoginNotSaved { error }));
+        }
         let step = match &mut self.socket {
             Some(socket) => Either::Left(self.subscription.read(socket)),
             None => Either::Right(self.subscription.connect()),
@@ -176,8 +185,10 @@ impl Subscription {
                 deadline = deadline.min(give_up);
             }
         }
-        let error = match dial(&self.settings, &self.path, deadline).await {
+        let path = self.first.as_ref().unwrap_or(&self.path);
+        let error = match dial(&self.settings, path, deadline).await {
             Ok(socket) => {
+                self.first = None;
                 self.refusals.reset();
                 return Ok(Step::Connected(
                     Box::new(socket),
@@ -187,7 +198,8 @@ impl Subscription {
             Err(error) => error,
         };
         // A token file may be missing for a moment while somebody replaces it.
-        let replaced = self.lost.is_some() && matches!(error, Error::Token { .. });
+        let replaced = self.lost.is_some()
+            && matches!(&error, Error::Token { source } if source.is_about_a_file());
         if !error.may_pass() && !replaced {
             return Err(error);
         }
@@ -208,13 +220,38 @@ impl Subscription {
     }
 }
 
-/// Makes one attempt.
+/// Makes one attempt; and another one at once if the token was refused and there is a newer.
 async fn dial(settings: &Settings, path: &str, deadline: Instant) -> Result<Socket<Stream>, Error> {
+    let Some(token) = &settings.token else {
+        return ask(settings, path, None, deadline).await;
+    };
+    let show = || async {
+        let shown = token.authorization().await;
+        shown.map_err(|source| Error::Token { source })
+    };
+    let shown = show().await?;
+    let error = match ask(settings, path, Some(shown.clone()), deadline).await {
+        Ok(socket) => return Ok(socket),
+        Err(error) => error,
+    };
+    // 403 is about a scope, and a new token has the same ones.
+    let too_old =
+        matches!(error, Error::Unauthorized { status, .. } if status == StatusCode::UNAUTHORIZED);
+    if !too_old || !token.refused(&shown).await {
+        return Err(error);
+    }
+    ask(settings, path, Some(show().await?), deadline).await
+}
+
+async fn ask(
+    settings: &Settings,
+    path: &str,
+    authorization: Option<HeaderValue>,
+    deadline: Instant,
+) -> Result<Socket<Stream>, Error> {
     let url = format!("{}{path}", settings.endpoint);
     let mut request = Request::get(&url).header(USER_AGENT, &settings.user_agent);
-    if let Some(token) = &settings.token {
-        let authorization = token.authorization().await;
-        let authorization = authorization.map_err(|source| Error::Token { source })?;
+    if let Some(authorization) = authorization {
         request = request.header(AUTHORIZATION, authorization);
     }
     let unreachable = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unreachable {
@@ -225,7 +262,7 @@ async fn dial(settings: &Settings, path: &str, deadline: Instant) -> Result<Sock
         .body(())
         .map_err(|error| unreachable(error.into()))?;
     let dialer = Dialer::new(
-        settings.tls.clone(),
+        (settings.tls.clone()).map(|(config, name)| (config.into(), name)),
         deadline.duration_since(Instant::now()),
     );
     let stream = dialer.dial(&settings.endpoint.authority()).await;

@@ -50,10 +50,15 @@ fn read(mut reader: Box<Reader>) -> Reading {
 }
 
 impl EnvelopeStream {
-    pub(crate) fn new(settings: Arc<Settings>, path: String) -> EnvelopeStream {
+    /// Of `path`, and of `first` until a connection has been made.
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        first: Option<String>,
+        path: String,
+    ) -> EnvelopeStream {
         let (close, closing) = oneshot::channel();
         EnvelopeStream {
-            reading: Some(read(Box::new(Reader::new(settings, path, closing)))),
+            reading: Some(read(Box::new(Reader::new(settings, first, path, closing)))),
             batch: Batch::default(),
             on_event: None,
             close: Some(close),

@@ -46,7 +46,7 @@ impl Doppler {
     async fn bind(tls: Option<Arc<tls::ServerConfig>>, verdict: Verdict) -> Doppler {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = Acceptor::new(tls);
+        let acceptor = Acceptor::new(tls.map(Into::into));
         let (sender, batches) = mpsc::channel(10_000);
         tokio::spawn(async move {
             loop {

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod authority;
 mod certificates;
+mod cf_login;
 mod command;
 mod doppler;
 mod emitter;
+mod login;
 mod stream;
 mod traffic_controller;

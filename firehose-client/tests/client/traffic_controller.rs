@@ -51,7 +51,7 @@ impl TrafficController {
         let tls = identity.map(|identity| tls::server(identity, None, &[HTTP_1_1]).unwrap());
         TrafficController {
             listener,
-            acceptor: Acceptor::new(tls),
+            acceptor: Acceptor::new(tls.map(Into::into)),
             url,
         }
     }

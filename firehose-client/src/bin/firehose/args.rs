@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use firehose_client::{BadSettings, Client, Emitter, EmitterBuilder, Filter, Identity, Token};
+use firehose_client::{CfCli, Emitter, EmitterBuilder, Filter, Identity, Token, Trust};
 use transport::clock::seconds;
 
 const STYLES: Styles = Styles::styled()
@@ -23,8 +23,17 @@ Exit codes:
   1  something unexpected
   2  the command line makes no sense
   3  could not connect
-  4  the token was refused (401, 403)
-  5  no such app, or not one you may see (404)";
+  4  the token was refused (401, 403), or the login has ended: run `cf login`
+  5  no such app, or not one you may see";
+
+const SOURCES: &str = "\
+Where to connect, and as whom:
+  endpoint    --endpoint, else DOPPLER_ADDR, else where the cf CLI is logged in
+  token       --token-file, else --token, else CF_ACCESS_TOKEN, else the cf CLI's login. Its
+              token is renewed when it ends, and shown only to the platform it is for.
+  app         a GUID, or a name in the space that `cf target` shows
+  cf CLI      $CF_HOME/.cf/config.json, else ~/.cf/config.json; renewed tokens are written
+              back, and `--skip-ssl-validation` of `cf login` holds here too";
 
 /// Reads and feeds Loggregator, the logs and metrics of a Cloud Foundry.
 ///
@@ -51,10 +60,14 @@ pub(crate) enum Command {
 
 /// Show what one app logs, and its requests and containers, as it happens.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = format!("{SOURCES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Tail {
-    /// GUID of the app: what `cf app NAME --guid` prints.
+    /// The app: its name in the space that the cf CLI targets, or its GUID.
     pub(crate) app: String,
+
+    /// Begin with this many of the newest logs.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) recent: Option<u32>,
 
     /// One JSON object a line instead; see `firehose subscribe --help` for its fields.
     #[arg(long)]
@@ -100,7 +113,10 @@ What is not known is not there. Fields are added in later versions, never rename
 ///
 /// Those who subscribe with the same id share the envelopes, each id gets all of them.
 #[derive(Args, Debug)]
-#[command(after_help = EXIT_CODES, after_long_help = format!("{FIELDS}\n\n{EXIT_CODES}"))]
+#[command(
+    after_help = format!("{SOURCES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{FIELDS}\n\n{SOURCES}\n\n{EXIT_CODES}")
+)]
 pub(crate) struct Subscribe {
     /// Subscription id; choose one that nobody else uses, or you take their envelopes.
     #[arg(long)]
@@ -180,35 +196,44 @@ pub(crate) struct Completions {
 pub(crate) struct Server {
     /// URL of the Traffic Controller or its balancer: wss://HOST or wss://HOST:PORT.
     ///
-    /// `cf curl /` tells it as `links.logging.href`.
+    /// `cf curl /` tells it as `links.logging.href`. Without it, that of the platform the cf CLI
+    /// is logged in to.
     #[arg(long, value_name = "URL", env = "DOPPLER_ADDR")]
-    endpoint: String,
+    pub(crate) endpoint: Option<String>,
 
-    /// Token, as `cf oauth-token` prints it. Others on this machine can see your command line:
-    /// better in the environment or a file.
+    /// Token, as `cf oauth-token` prints it; the empty one shows none. Others on this machine
+    /// can see your command line: better in the environment or a file.
     #[arg(long, env = "CF_ACCESS_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    pub(crate) token: Option<String>,
 
     /// File with the token, read again for each connection; counts more than --token.
     #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 
     /// PEM file with the only CAs to trust [default: those of this system].
     #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
 
     /// Check no certificate: anyone on the way can read the token and the logs.
     #[arg(long, conflicts_with = "ca")]
-    skip_cert_verify: bool,
+    pub(crate) skip_cert_verify: bool,
 
     /// Send the token in plain text over the network to a ws:// endpoint.
     #[arg(long)]
-    insecure_plain_text: bool,
+    pub(crate) insecure_plain_text: bool,
+
+    /// Folder whose `.cf/config.json` is the cf CLI's [default: your home].
+    #[arg(long, value_name = "FOLDER", env = "CF_HOME")]
+    cf_home: Option<PathBuf>,
+
+    /// The user's home; as the cf CLI, we believe the environment.
+    #[arg(long, env = "HOME", hide = true)]
+    home: Option<PathBuf>,
 
     /// Seconds to keep trying for the first connection; 0 tries once. One that is lost later is
     /// tried again for ever.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
 }
 
 #[derive(Args, Debug)]
@@ -245,26 +270,30 @@ pub(crate) enum Format {
 }
 
 impl Server {
-    /// The library's client for these settings.
-    pub(crate) fn client(&self) -> Result<Client, BadSettings> {
-        let mut builder = Client::builder(&self.endpoint)
-            .user_agent(concat!("firehose/", env!("CARGO_PKG_VERSION")))
-            .first_connect_within(self.connect_timeout);
+    /// The cf CLI's file. Variables that are set and empty are as good as not set.
+    pub(crate) fn cf_cli_path(&self) -> Option<PathBuf> {
+        let set = |path: &&PathBuf| !path.as_os_str().is_empty();
+        let home = self.cf_home.as_ref().filter(set);
+        let home = home.or_else(|| self.home.as_ref().filter(set));
+        home.map(|home| CfCli::path_in(home))
+    }
+
+    /// Whom the command line says to trust.
+    pub(crate) fn trust(&self) -> Trust {
+        match &self.ca {
+            _ if self.skip_cert_verify => Trust::Anyone,
+            Some(path) => Trust::Ca(path.clone()),
+            None => Trust::System,
+        }
+    }
+
+    /// The token it gives: `Some(None)` if it says that none is to be shown.
+    pub(crate) fn token(&self) -> Option<Option<Token>> {
         if let Some(path) = &self.token_file {
-            builder = builder.token(Token::File(path.clone()));
-        } else if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
-            builder = builder.token(Token::Fixed(token.clone()));
+            return Some(Some(Token::File(path.clone())));
         }
-        if let Some(path) = &self.ca {
-            builder = builder.ca_file(path);
-        }
-        if self.skip_cert_verify {
-            builder = builder.skip_cert_verify();
-        }
-        if self.insecure_plain_text {
-            builder = builder.insecure_plain_text();
-        }
-        builder.build()
+        let token = self.token.as_ref()?;
+        Some((!token.is_empty()).then(|| Token::Fixed(token.clone())))
     }
 }
 

@@ -4,7 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use firehose_client::{BadRequest, BadSettings, EmitError, Error};
+use firehose_client::{
+    BadRequest, BadSettings, CfCliError, CloudControllerError, EmitError, Error, LoginError,
+    TokenError,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -16,6 +19,23 @@ pub(crate) enum Failure {
     Stream(#[from] Error),
     #[error(transparent)]
     Emit(#[from] EmitError),
+    #[error("where is Loggregator? Give --endpoint or DOPPLER_ADDR, or log in with the cf CLI")]
+    NoEndpoint(#[source] CfCliError),
+    #[error(transparent)]
+    CfCli(#[from] CfCliError),
+    #[error("the endpoint that the cf CLI or Cloud Controller names cannot be used")]
+    Discovered(#[source] BadSettings),
+    #[error(transparent)]
+    CloudController(#[from] CloudControllerError),
+    #[error(
+        "{app:?} is not a GUID; for a name, log in to its platform with the cf CLI and target the app's space"
+    )]
+    NoLoginToLookWith { app: String },
+    #[error(
+        "{app:?} is not a GUID, and the cf CLI targets no space to look for the name: \
+         run cf target -s SPACE"
+    )]
+    NoSpaceTargeted { app: String },
     #[error("could not read {}", path.display())]
     Input { path: PathBuf, source: io::Error },
     #[error("could not write to stdout")]
@@ -32,7 +52,18 @@ impl Failure {
         ExitCode::from(match self {
             Failure::Settings(_) | Failure::Request(_) => 2,
             Failure::Emit(EmitError::PlainText { .. } | EmitError::Tls(_)) => 2,
-            Failure::Stream(Error::Token { .. }) => 2,
+            Failure::NoEndpoint(_) | Failure::Discovered(_) => 2,
+            Failure::NoSpaceTargeted { .. } | Failure::NoLoginToLookWith { .. } => 2,
+            Failure::CfCli(CfCliError::NotLoggedIn { .. } | CfCliError::NoFile { .. }) => 4,
+            Failure::CfCli(_) => 2,
+            Failure::CloudController(error) => match error {
+                CloudControllerError::Unauthorized { .. } => 4,
+                CloudControllerError::NoApp { .. } => 5,
+                CloudControllerError::SeveralApps { .. } => 2,
+                CloudControllerError::Token { source } => token(source),
+                _ => 3,
+            },
+            Failure::Stream(Error::Token { source }) => token(source),
             Failure::Stream(Error::Unreachable { .. } | Error::Refused { .. }) => 3,
             Failure::Emit(EmitError::Unreachable(_) | EmitError::NotHttp2 { .. }) => 3,
             Failure::Stream(Error::Unauthorized { .. }) => 4,
@@ -44,6 +75,24 @@ impl Failure {
     /// Whoever read our output has what he wanted (`| head`): no failure at all.
     pub(crate) fn reader_left(&self) -> bool {
         matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Refused, not reached, or never there.
+fn token(error: &TokenError) -> u8 {
+    match error {
+        error if error.needs_login() => 4,
+        TokenError::Renewal(_) => 3,
+        _ => 2,
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Failure {
+        match error {
+            LoginError::CfCli(error) => error.into(),
+            LoginError::Settings(error) => error.into(),
+        }
     }
 }
 

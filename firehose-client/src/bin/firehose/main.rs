@@ -21,6 +21,7 @@ mod human;
 mod json;
 mod notes;
 mod output;
+mod platform;
 mod read;
 mod time;
 
@@ -53,7 +54,6 @@ fn main() -> ExitCode {
 fn run(cli: Cli, notes: Notes) -> Result<(), Failure> {
     match cli.command {
         Command::Tail(tail) => {
-            let stream = tail.server.client()?.app_stream(&tail.app)?;
             let coloured = tail.coloured();
             let output = Output::new(match tail.json {
                 true => Form::Json,
@@ -63,18 +63,30 @@ fn run(cli: Cli, notes: Notes) -> Result<(), Failure> {
                 }),
             })?;
             let max = tail.limit.max;
-            until_signal(move |stop| read::read(stream, output, max, notes, stop))
+            until_signal(move |mut stop| async move {
+                let stream = tokio::select! {
+                    biased;
+                    _ = &mut stop => return Ok(()),
+                    stream = platform::tail(&tail, &notes) => stream?,
+                };
+                read::read(stream, output, max, notes, stop).await
+            })
         }
         Command::Subscribe(subscribe) => {
-            let filter = subscribe.filter();
-            let stream = subscribe.server.client()?.firehose(&subscribe.id, filter)?;
             let output = Output::new(match subscribe.output {
                 Format::Json => Form::Json,
                 Format::Protobuf => Form::Protobuf,
                 Format::Counts => Form::counts(),
             })?;
             let max = subscribe.limit.max;
-            until_signal(move |stop| read::read(stream, output, max, notes, stop))
+            until_signal(move |mut stop| async move {
+                let stream = tokio::select! {
+                    biased;
+                    _ = &mut stop => return Ok(()),
+                    stream = platform::subscribe(&subscribe, &notes) => stream?,
+                };
+                read::read(stream, output, max, notes, stop).await
+            })
         }
         Command::Emit(emit) => until_signal(move |stop| emit::emit(emit, notes, stop)),
         Command::Completions(completions) => {

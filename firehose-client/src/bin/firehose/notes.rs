@@ -76,6 +76,10 @@ impl Notes {
                 ));
             }
             Event::Undecodable { error, .. } => self.undecodable(error),
+            Event::LoginNotSaved { error } => self.say(format_args!(
+                "{}; if `cf` asks for it, log in again",
+                chain(&error)
+            )),
             _ => {}
         }
     }
