@@ -6,40 +6,36 @@ use std::sync::OnceLock;
 
 /// Where the Doppler's binary is.
 pub fn doppler() -> PathBuf {
-    servers().join("doppler")
+    built().join("doppler")
 }
 
 /// Where the Traffic Controller's binary is.
 pub fn traffic_controller() -> PathBuf {
-    servers().join("traffic-controller")
+    built().join("traffic-controller")
 }
 
 /// Where the command `firehose` is.
 pub fn firehose() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT
-        .get_or_init(|| build(&["firehose-client"]))
-        .join("firehose")
+    built().join("firehose")
 }
 
-/// Builds all of them; returns the directory of the running profile, where they are.
-pub fn built() -> &'static Path {
-    firehose();
-    servers()
-}
-
+/// The directory of the running profile, where they all are.
+///
 /// Cargo builds an integration test's own package only, so the programs are built here, once
-/// per process.
-fn servers() -> &'static Path {
+/// per process. Each selection of packages and kinds has features, and so a build of every
+/// library, of its own: we select what `cargo test --workspace` or `cargo run --bin NAME`
+/// selected when it built us, and find all but the programs themselves there.
+pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build(&["doppler", "traffic-controller"]))
+    BUILT.get_or_init(build)
 }
 
-fn build(packages: &[&str]) -> PathBuf {
+fn build() -> PathBuf {
     let us = std::env::current_exe().expect("a process knows its file");
     let mut directory = us.parent().expect("a file lies in a directory");
     // Tests lie in `deps`, programs beside it.
-    if directory.ends_with("deps") {
+    let in_a_test = directory.ends_with("deps");
+    if in_a_test {
         directory = directory
             .parent()
             .expect("deps lies in the profile's directory");
@@ -52,8 +48,9 @@ fn build(packages: &[&str]) -> PathBuf {
     let profile = if name == "debug" { "dev" } else { name };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo)
-        .args(["build", "--quiet", "--bins", "--profile", profile])
-        .args(packages.iter().flat_map(|package| ["-p", *package]))
+        .args(["build", "--quiet", "--workspace", "--bins"])
+        .args(in_a_test.then_some("--tests"))
+        .args(["--profile", profile])
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
         .arg("--target-dir")

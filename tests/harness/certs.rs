@@ -1,11 +1,13 @@
 //! A certificate authority for one test, and the certificates its processes need.
 
+use crate::stream::{Stream, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -65,6 +67,21 @@ impl Certs {
     /// Issues a certificate whose one DNS name is `name`, replacing the one it had; `change`
     /// may make it special.
     pub fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        self.issue_for(&KeyPair::generate().unwrap(), name, change)
+    }
+
+    /// The same with an RSA key, as BOSH generates them.
+    pub fn issue_rsa(&self, name: &str) -> Pair {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        self.issue_for(&key, name, |_| {})
+    }
+
+    fn issue_for(
+        &self,
+        key: &KeyPair,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![
@@ -72,8 +89,7 @@ impl Certs {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let cert = params.signed_by(key, &self.issuer).unwrap();
         let pair = self.pair(name);
         std::fs::write(&pair.cert, cert.pem()).unwrap();
         std::fs::write(&pair.key, key.serialize_pem()).unwrap();
@@ -94,10 +110,30 @@ impl Certs {
     }
 }
 
+impl std::fmt::Debug for Certs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "certificates in {}", self.directory.path().display())
+    }
+}
+
 impl Default for Certs {
     fn default() -> Certs {
         Certs::new()
     }
+}
+
+/// The certificate that whoever listens at `address` shows to such a client; `None` if the two do
+/// not come together.
+pub async fn shown(address: SocketAddr, tls: &Tls) -> Option<CertificateDer<'static>> {
+    match Stream::connect(address, Some(tls), None).await {
+        Ok(Stream::Tls(tls)) => Some(tls.get_ref().1.peer_certificates()?.first()?.clone()),
+        _ => None,
+    }
+}
+
+/// The certificate in a file.
+pub fn in_file(cert: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(cert).unwrap()
 }
 
 /// TLS for a client that trusts the CA in that file, shows `identity` if asked, and offers

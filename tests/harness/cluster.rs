@@ -29,6 +29,7 @@ pub struct Builder {
     controller_args: Vec<String>,
     elsewhere: Vec<SocketAddr>,
     tokens: Option<String>,
+    certs: Option<Arc<Certs>>,
 }
 
 /// A running system. Dropping it kills every process of it.
@@ -84,6 +85,12 @@ impl Builder {
         self
     }
 
+    /// As [`Builder::mtls`], with certificates that others have too: a UAA, for example.
+    pub fn certs(mut self, certs: Arc<Certs>) -> Builder {
+        self.certs = Some(certs);
+        self
+    }
+
     /// Another flag for every Doppler.
     pub fn doppler_flag(mut self, flag: &str, value: impl ToString) -> Builder {
         self.doppler_args
@@ -91,10 +98,22 @@ impl Builder {
         self
     }
 
+    /// A flag without a value for every Doppler.
+    pub fn doppler_switch(mut self, flag: &str) -> Builder {
+        self.doppler_args.push(flag.to_owned());
+        self
+    }
+
     /// Another flag for every Traffic Controller.
     pub fn controller_flag(mut self, flag: &str, value: impl ToString) -> Builder {
         self.controller_args
             .extend([flag.to_owned(), value.to_string()]);
+        self
+    }
+
+    /// Other flags, with their values, for every Traffic Controller.
+    pub fn controller_flags(mut self, flags: Vec<String>) -> Builder {
+        self.controller_args.extend(flags);
         self
     }
 
@@ -113,7 +132,9 @@ impl Builder {
     /// Starts everything and waits until each Traffic Controller has a link to each Doppler.
     pub async fn start(self) -> Cluster {
         let files = tempfile::tempdir().unwrap();
-        let certs = self.mtls.then(|| Arc::new(Certs::new()));
+        let certs = self
+            .certs
+            .or_else(|| self.mtls.then(|| Arc::new(Certs::new())));
         let mut doppler_args = vec!["--address".to_owned(), "127.0.0.1".to_owned()];
         let mut controller_args = doppler_args.clone();
         if let Some(certs) = &certs {

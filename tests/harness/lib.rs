@@ -13,7 +13,9 @@
 //! | [`binaries`], [`process`], [`certs`] | what a cluster is made of |
 //! | [`producer`], [`envelopes`] | what goes in |
 //! | [`reader`], [`seen`] | what comes out, and whether it is what should |
+//! | [`agent`] | what they report to the agent beside them |
 //! | [`admin`] | what the processes say about it |
+//! | [`uaa`], [`cloud_controller`], [`authority`] | who says who may read what |
 //! | [`raw`], [`fake`] | peers that do not keep to the protocol |
 //! | [`eventually`] | waiting for a condition, never for a time |
 
@@ -24,8 +26,11 @@
 )]
 
 pub mod admin;
+pub mod agent;
+pub mod authority;
 pub mod binaries;
 pub mod certs;
+pub mod cloud_controller;
 pub mod cluster;
 pub mod envelopes;
 pub mod fake;
@@ -35,6 +40,7 @@ pub mod raw;
 pub mod reader;
 pub mod seen;
 mod stream;
+pub mod uaa;
 
 pub use stream::{Stream, Tls};
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 /// How long a process may take to bind its ports.
 const START: Duration = Duration::from_secs(20);
 
-/// Lines of stderr kept.
-const LINES: usize = 2_000;
+/// Lines of stderr kept: all of a test's, at any level.
+const LINES: usize = 20_000;
 
 /// Lines shown when a test fails.
 const SHOWN: usize = 40;
@@ -52,6 +52,8 @@ pub enum Signal {
     Terminate,
     /// SIGINT: the same, from a terminal.
     Interrupt,
+    /// SIGHUP: load files again.
+    Hangup,
     /// SIGKILL.
     Kill,
     /// SIGSTOP: hold still.
@@ -67,10 +69,21 @@ impl Process {
         program: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Process {
+        Process::start_with(name, program, args, &[])
+    }
+
+    /// As [`Process::start`], with these variables in its environment.
+    pub fn start_with<A: AsRef<OsStr>>(
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = A>,
+        environment: &[(&str, String)],
+    ) -> Process {
         let mut child = Command::new(program)
             .args(args)
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -183,6 +196,7 @@ impl Process {
         let name = match signal {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
+            Signal::Hangup => "HUP",
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",

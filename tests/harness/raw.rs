@@ -105,6 +105,19 @@ impl Raw {
         }
     }
 
+    /// Reads a response, or `None` if the peer hangs up or says something else; one to HEAD has
+    /// a length and no body.
+    pub async fn answer(&mut self, to_head: bool) -> Option<Response> {
+        loop {
+            if let Some(response) = self.take_answer(to_head) {
+                return Some(response);
+            }
+            if !matches!(self.read().await, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
     /// Reads a frame; `None` at the end of the stream.
     pub async fn frame(&mut self) -> Option<Frame> {
         loop {
@@ -165,6 +178,21 @@ impl Raw {
         (self.text(), began.elapsed())
     }
 
+    /// Reads and forgets what has come already.
+    pub async fn drain(&mut self) {
+        while let Ok(Ok(1..)) = timeout(Duration::ZERO, self.read()).await {
+            self.buffer.clear();
+        }
+    }
+
+    /// Reads until these bytes have come; panics if they do not.
+    pub async fn until(&mut self, bytes: &[u8]) {
+        while !self.buffer.windows(bytes.len()).any(|some| some == bytes) {
+            let read = self.read().await;
+            assert!(matches!(read, Ok(1..)), "{read:?} before {bytes:?}");
+        }
+    }
+
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
@@ -177,6 +205,10 @@ impl Raw {
     }
 
     fn take_response(&mut self) -> Option<Response> {
+        self.take_answer(false)
+    }
+
+    fn take_answer(&mut self, to_head: bool) -> Option<Response> {
         let end = self
             .buffer
             .windows(4)
@@ -193,9 +225,10 @@ impl Raw {
             headers,
             body: String::new(),
         };
-        let length = response
-            .header("content-length")
-            .map_or(0, |length| length.parse().unwrap());
+        let length = match response.header("content-length") {
+            Some(length) if !to_head => length.parse().unwrap(),
+            _ => 0,
+        };
         if self.buffer.len() < end + 4 + length {
             return None;
         }
@@ -242,7 +275,7 @@ impl Raw {
 pub fn handshake(path: &str, headers: &[&str]) -> String {
     let more: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     format!(
-        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{more}\r\n"
     )
 }

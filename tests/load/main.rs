@@ -399,7 +399,7 @@ impl Bench {
         let config = tls::client(Roots::Ca(&self.certs.ca()), Some(&identity), &[tls::H2])
             .expect("certificates");
         Dialer::new(
-            Some((config, tls::server_name("doppler").expect("a name"))),
+            Some((config.into(), tls::server_name("doppler").expect("a name"))),
             Duration::from_secs(10),
         )
     }
@@ -413,7 +413,7 @@ impl Bench {
         let config =
             tls::client(Roots::Ca(&self.certs.ca()), None, &[tls::HTTP_1_1]).expect("certificates");
         let name = tls::server_name("localhost").expect("a name");
-        let dialer = Dialer::new(Some((config, name)), Duration::from_secs(30));
+        let dialer = Dialer::new(Some((config.into(), name)), Duration::from_secs(30));
         let address = self.public.to_string();
         let shares = shape.shares();
         let firehoses = (0..args.firehoses).map(|n| (format!("/firehose/load-{n}"), 1.0));

@@ -119,7 +119,7 @@ async fn a_refusal_is_upstreams_to_the_byte_and_leaves_the_connection_open() {
         }
     }
     // A stream that is refused is refused before it is looked at as a handshake.
-    raw.send(b"GET /firehose/n HTTP/1.1\r\nHost: test\r\n\r\n")
+    raw.send(b"GET /firehose/n HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
     assert_eq!(raw.response().await.status, 401);
 }

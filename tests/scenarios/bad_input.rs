@@ -4,6 +4,7 @@
 mod frames;
 mod grpc;
 mod http;
+mod http2;
 mod links;
 
 use crate::SOON;

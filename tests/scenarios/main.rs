@@ -8,13 +8,23 @@
 )]
 
 mod access;
+mod agents;
+mod authorities;
 mod bad_input;
+mod client_login;
+mod edge;
 mod groups;
 mod life;
 mod mtls;
+mod openssl;
 mod overdriven;
 mod pace;
 mod pipeline;
+mod recent;
+mod reload;
+mod reports;
+mod settings;
+mod tc_http;
 
 use std::time::Duration;
 

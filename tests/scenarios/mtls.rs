@@ -2,12 +2,13 @@
 
 use crate::SOON;
 use harness::Tls;
-use harness::certs::{Certs, client};
-use harness::cluster::Cluster;
+use harness::certs::{Certs, Pair, client};
+use harness::cluster::{Cluster, Doppler};
 use harness::envelopes::{Workload, batch};
 use harness::eventually;
-use harness::producer::{BATCH_SENDER, Connection};
-use harness::raw::Raw;
+use harness::producer::{BATCH_SENDER, Connection, Producer};
+use harness::raw::{Raw, Response, handshake};
+use rcgen::ExtendedKeyUsagePurpose;
 use std::time::Duration;
 
 fn expecting_doppler(config: std::sync::Arc<rustls::ClientConfig>) -> Tls {
@@ -15,6 +16,89 @@ fn expecting_doppler(config: std::sync::Arc<rustls::ClientConfig>) -> Tls {
         config,
         name: "doppler",
     }
+}
+
+/// A certificate whose extended key usage does not name clients.
+fn servers_only(certs: &Certs) -> Pair {
+    certs.issue("servers-only", |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    })
+}
+
+/// A certificate with a CN and no SAN, as old agents have.
+fn nameless(certs: &Certs) -> Pair {
+    certs.issue("nameless", |params| params.subject_alt_names.clear())
+}
+
+/// What a Doppler answers to whoever shows `pair` and asks to read.
+async fn asks_to_read(doppler: &Doppler, certs: &Certs, pair: &Pair, path: &str) -> Response {
+    let tls = expecting_doppler(certs.client(Some(pair), &["http/1.1"]));
+    let mut raw = Raw::connect(doppler.address, Some(&tls)).await;
+    let protocol = format!("Sec-WebSocket-Protocol: {}", proto::link::PROTOCOL);
+    raw.send(handshake(path, &[&protocol]).as_bytes()).await;
+    raw.response().await
+}
+
+/// The two ways to read from a Doppler.
+const LINKS: [&str; 2] = ["/firehose/spy", proto::link::APPS_PATH];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_certificate_may_write_and_not_read() {
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .mtls()
+        .start()
+        .await;
+    let (doppler, certs) = (&cluster.dopplers[0], cluster.certs().unwrap());
+    let reader = cluster.controllers[0].firehose("a").open().await;
+    cluster.subscribed("a", 1).await;
+    let agents = [
+        (certs.pair("metron"), "metron"),
+        (nameless(certs), "no DNS SAN"),
+    ];
+    for (n, (pair, named)) in agents.iter().enumerate() {
+        for path in LINKS {
+            let answer = asks_to_read(doppler, certs, pair, path).await;
+            assert_eq!(answer.status, 403, "{answer:?}");
+            for says in [*named, "trafficcontroller", "DOPPLER_READERS"] {
+                assert!(answer.body.contains(says), "{answer:?}");
+            }
+        }
+        let tls = expecting_doppler(certs.client(Some(pair), &["h2"]));
+        let workload = Workload::logs(1, 50);
+        let mut producer = Producer::open(doppler.address, Some(&tls), n as u32, workload)
+            .await
+            .unwrap();
+        producer.send(100).await;
+    }
+    reader.receives(200, SOON).await;
+    let metrics = doppler.metrics().await;
+    let refused = [("outcome", "refused")];
+    assert_eq!(metrics.sum("doppler_unlisted_readers_total", &refused), 4.0);
+    let answer = asks_to_read(doppler, certs, &certs.pair("trafficcontroller"), LINKS[0]).await;
+    assert_eq!(answer.status, 101, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_roles_are_only_reported_others_read_and_are_logged_once() {
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .mtls()
+        .doppler_switch("--report-only-roles")
+        .start()
+        .await;
+    let (doppler, certs) = (&cluster.dopplers[0], cluster.certs().unwrap());
+    for path in [LINKS[0], LINKS[1], LINKS[0]] {
+        let answer = asks_to_read(doppler, certs, &certs.pair("metron"), path).await;
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+    let metrics = doppler.metrics().await;
+    let let_in = [("outcome", "let_in")];
+    assert_eq!(metrics.sum("doppler_unlisted_readers_total", &let_in), 3.0);
+    let log = doppler.process.log();
+    let told = log.iter().filter(|line| line.contains("metron"));
+    assert_eq!(told.count(), 1, "{log:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,6 +123,10 @@ async fn an_agent_without_a_certificate_of_the_ca_in_date_sends_nothing() {
         (
             "expired",
             client(&certs.ca(), Some(&certs.expired("late")), &["h2"]),
+        ),
+        (
+            "for servers only",
+            client(&certs.ca(), Some(&servers_only(certs)), &["h2"]),
         ),
     ] {
         // Under TLS 1.3 the server's no comes after our yes: with the first answer.

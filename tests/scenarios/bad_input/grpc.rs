@@ -341,9 +341,10 @@ async fn a_v1_envelope_that_lacks_what_it_must_have_is_counted_and_skipped() {
         envelope(&[&origin, &number(2, 7), &bytes(10, &bytes(1, b"requests"))]),
         envelope(&[&origin, &number(2, 9), &bytes(12, &bytes(1, b"app"))]),
     ];
-    // Fields from the future pass, byte for byte.
+    // Strings that are not UTF-8 and fields from the future pass, byte for byte.
+    let latin1 = bytes(5, b"source type \xff\xfe");
     let good = envelope(&[
-        &log(&[&text, &out, &stamp, &bytes(99, b"new")]),
+        &log(&[&text, &out, &stamp, &latin1, &bytes(99, b"new")]),
         &number(100, 1),
     ]);
 

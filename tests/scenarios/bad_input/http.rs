@@ -118,7 +118,7 @@ async fn an_unknown_path_at_the_traffic_controller_is_answered_as_upstream_does(
         "/recent?app=x",
     ] {
         for method in ["GET", "POST", "DELETE"] {
-            let request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             let response = ask(cluster.controllers[0].address, &request).await;
             assert_eq!(
                 (response.status, &response.body[..]),
@@ -131,6 +131,22 @@ async fn an_unknown_path_at_the_traffic_controller_is_answered_as_upstream_does(
             );
             assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_asks_a_doppler_on_its_readers_machine_is_refused() {
+    let cluster = Cluster::builder().dopplers(1).start().await;
+    let address = cluster.dopplers[0].address;
+    let protocol = format!("Sec-WebSocket-Protocol: {PROTOCOL}");
+    for path in ["/apps", "/firehose/evil"] {
+        for origin in ["https://evil.example", "null"] {
+            let origin = format!("Origin: {origin}");
+            let response = ask(address, &handshake(path, &[&protocol, &origin])).await;
+            assert_eq!(response.status, 403, "{path} {origin}");
+        }
+        let link = ask(address, &handshake(path, &[&protocol])).await;
+        assert_eq!(link.status, 101, "{path}");
     }
 }
 
@@ -200,7 +216,7 @@ async fn a_slow_head_is_waited_for_two_seconds() {
         for start in [
             "",
             "G",
-            "GET /firehose/x HTTP/1.1\r\nHost: test\r\n",
+            "GET /firehose/x HTTP/1.1\r\nHost: localhost\r\n",
             "PRI * HT",
         ] {
             waits.push(tokio::spawn(async move {
