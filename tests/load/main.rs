@@ -54,6 +54,10 @@ struct Args {
     /// Envelopes per second; without it, as fast as the slowest reader takes them.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
+    /// With --rate: an agent loses a batch that would leave so many milliseconds late, as its
+    /// buffer would; without this, all leave, however late.
+    #[arg(long, value_name = "MS", requires = "rate")]
+    patience: Option<u64>,
     /// Without --rate: how many envelopes may be on their way to the slowest reader.
     #[arg(long, default_value_t = 50_000)]
     ahead: u64,
@@ -98,6 +102,8 @@ struct Args {
 struct Report {
     /// Envelopes that the generator sent.
     sent: u64,
+    /// Envelopes that the generator lost because the Doppler did not take them in time.
+    lost_at_generator: u64,
     /// From the start of the feed until the last one came to a reader; with no readers, until the
     /// Doppler had taken the last.
     seconds: f64,
@@ -204,12 +210,19 @@ async fn measure(args: &Args) -> Report {
     let mut bench = Bench::start(args).await;
     let (readers, ages) = bench.read(args, shape).await;
 
-    let pace = args.rate.map_or(Pace::Ahead(args.ahead), Pace::Rate);
+    let patience = args.patience.map(Duration::from_millis);
+    let pace = match args.rate {
+        Some(per_second) => Pace::Rate {
+            per_second,
+            patience,
+        },
+        None => Pace::Ahead(args.ahead),
+    };
     let time = Duration::from_secs(args.seconds);
     let rounds = (0..shape.connections).map(|n| shape.round(n)).collect();
     let before = bench.usage();
     let began_ns = unix_ns();
-    let batches = generator::run(
+    let fed = generator::run(
         bench.agent(),
         &bench.ingress.to_string(),
         shape,
@@ -220,7 +233,9 @@ async fn measure(args: &Args) -> Report {
     )
     .await;
     let fed_ns = unix_ns();
-    let sent = batches.iter().sum::<u64>() * shape.batch as u64;
+    let batches: Vec<u64> = fed.iter().map(|fed| fed.sent).collect();
+    let envelopes = |batches: u64| batches * shape.batch as u64;
+    let sent = envelopes(batches.iter().sum());
     let by_app = shape.due_by_app(&batches);
     let tails = (0..args.tails).map(|n| by_app[n % args.apps]);
     let due: Vec<u64> = std::iter::repeat_n(sent, args.firehoses)
@@ -248,6 +263,7 @@ async fn measure(args: &Args) -> Report {
     let cpu = |n: usize| (after[n].cpu - before[n].cpu).as_secs_f64() / million;
     let mut report = Report {
         sent,
+        lost_at_generator: envelopes(fed.iter().map(|fed| fed.lost).sum()),
         seconds: round(seconds),
         envelopes_per_second: (sent as f64 / seconds) as u64,
         bytes_per_envelope: shape.envelope_bytes(),
