@@ -1,7 +1,7 @@
 //! `cargo clients`: other people's clients, unmodified from PyPI, against our programs.
 //!
-//! Starts two Dopplers and a Traffic Controller as processes, mTLS and TLS on every hop; an
-//! agent of grpcio sends, websockets reads the firehose, cloudfoundry-client tails an app, and
+//! Starts two Dopplers and a Traffic Controller as processes, mTLS and TLS on every hop, and a UAA
+//! and a Cloud Controller that say who may read; an agent of grpcio sends, websockets reads the firehose, cloudfoundry-client tails an app, and
 //! websocket-client looks at what goes on beside the envelopes. Prints what each was to get
 //! and whether it did. Needs Python 3 with its `venv`; what is installed is in
 //! `requirements.txt`, and lies in the target directory.
@@ -15,16 +15,17 @@
 
 mod python;
 
+use harness::certs::Certs;
+use harness::cloud_controller::CloudController;
 use harness::cluster::{Cluster, Doppler};
 use harness::envelopes::{Mark, guid};
+use harness::uaa::{USER, Uaa};
 use python::Python;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// The token that may read everything.
-const TOKEN: &str = "correct-horse-battery";
 
 /// The app that is tailed; agents send for app 0, too.
 const APP: u32 = 1;
@@ -61,24 +62,31 @@ impl Verdict {
 async fn main() -> ExitCode {
     eprintln!("building the programs (the first time takes some minutes)");
     let python = Python::ready().await;
+    let certs = Arc::new(Certs::new());
+    let uaa = Uaa::start(&certs).await;
+    let cloud_controller = CloudController::start(&certs).await;
     let mut cluster = Cluster::builder()
         .dopplers(2)
         .controllers(1)
-        .mtls()
-        .tokens(format!("- {{token: {TOKEN}, firehose: true, apps: all}}"))
+        .certs(certs.clone())
+        .controller_flags(uaa.flags(&certs))
+        .controller_flags(cloud_controller.flags(&certs))
         .start()
         .await;
-    let certs = cluster.certs().expect("they were asked for");
     let ca = text(&certs.ca());
     let metron = certs.pair("metron");
     // By name, since that is what the certificate is for.
     let endpoint = format!("wss://localhost:{}", cluster.controllers[0].address.port());
     let (app, due) = (guid(APP), (2 * CALLS * COUNT / 2).to_string());
+    cloud_controller.links(&uaa.url(), &endpoint);
+    cloud_controller.allow(&app, 200);
+    let (api, token) = (cloud_controller.url(), uaa.token(&["doppler.firehose"]));
+    let (user, password) = USER;
     let mut verdict = Verdict::default();
 
-    let mut firehose = python.start("firehose.py", &ca, &[&endpoint, &ca, TOKEN, "nozzle"]);
-    let mut tail = python.start("tail.py", &ca, &[&endpoint, &ca, TOKEN, &app, &due]);
-    let pings = python.start("pings.py", &ca, &[&endpoint, &ca, TOKEN, "pings"]);
+    let mut firehose = python.start("firehose.py", &ca, &[&endpoint, &ca, &token, "nozzle"]);
+    let mut tail = python.start("tail.py", &ca, &[&api, &ca, user, password, &app, &due]);
+    let pings = python.start("pings.py", &ca, &[&endpoint, &ca, &token, "pings"]);
     cluster.subscribed("nozzle", 1).await;
     cluster.tailed([APP], 1).await;
 
@@ -130,7 +138,7 @@ async fn main() -> ExitCode {
         rest,
     );
 
-    let mut recent = python.start("recent.py", &ca, &[&endpoint, &ca, TOKEN, &app]);
+    let mut recent = python.start("recent.py", &ca, &[&api, &ca, user, password, &app]);
     let got = recent.lines("got", 2 * RECENT).await;
     let rest = recent.rest().await;
     verdict.check(

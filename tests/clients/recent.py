@@ -7,11 +7,8 @@ import sys
 
 from cloudfoundry_client.client import CloudFoundryClient
 
-import cloud
-
-endpoint, ca, token, app = sys.argv[1:]
-with cloud.serve(endpoint, token) as api:
-    client = CloudFoundryClient(api, verify=ca)
-    client.init_with_user_credentials("user", "password")
-    for envelope in client.doppler.recent_logs(app):
-        print(f"got {envelope.tags['mark']}", flush=True)
+api, ca, user, password, app = sys.argv[1:]
+client = CloudFoundryClient(api, verify=ca)
+client.init_with_user_credentials(user, password)
+for envelope in client.doppler.recent_logs(app):
+    print(f"got {envelope.tags['mark']}", flush=True)
