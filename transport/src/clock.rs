@@ -1,6 +1,10 @@
 //! Time: of day, asked for in one place (whoever decides by it takes it as an argument), and
 //! as operators write it.
 
+mod utc;
+
+pub use utc::Utc;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970; 0 before that, and the most there is after 2262.

@@ -12,7 +12,7 @@ use firehose_client::v1::log_message::MessageType;
 use firehose_client::v1::{ContainerMetric, Envelope, HttpStartStop, LogMessage, Method, PeerType};
 
 use crate::json::type_name;
-use crate::time::Utc;
+use transport::clock::Utc;
 
 /// How to write lines.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use firehose_client::v1::log_message::MessageType;
 use firehose_client::v1::{Envelope, Method, PeerType};
 use serde::Serialize;
 
-use crate::time::Utc;
+use transport::clock::Utc;
 
 /// Writes `envelope` and a newline.
 pub(crate) fn write(envelope: &Envelope, out: &mut impl Write) -> io::Result<()> {

@@ -14,7 +14,7 @@ use firehose_client::{Malformed, v1};
 use crate::counts::Counts;
 use crate::human::Human;
 use crate::json::{self, type_name};
-use crate::time::Utc;
+use transport::clock::Utc;
 
 /// Bytes that wait for a flush: 64 KiB, what a pipe takes at once.
 const BUFFER: usize = 64 * 1024;

@@ -4,10 +4,10 @@ use std::fmt;
 
 const SECOND: i64 = 1_000_000_000;
 
-/// RFC 3339 in UTC with nanoseconds, `{:.3}` with milliseconds. Every i64 has a year of four
-/// digits: 1677 to 2262.
+/// RFC 3339 in UTC with nanoseconds, `{:.3}` with milliseconds, `{:.0}` with seconds. Every i64
+/// has a year of four digits: 1677 to 2262.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Utc(pub(crate) i64);
+pub struct Utc(pub i64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,12 +17,13 @@ impl fmt::Display for Utc {
         let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
         write!(
             f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}."
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
         )?;
         let nanos = self.0.rem_euclid(SECOND);
         match f.precision() {
-            Some(3) => write!(f, "{:03}Z", nanos / 1_000_000),
-            _ => write!(f, "{nanos:09}Z"),
+            Some(0) => f.write_str("Z"),
+            Some(3) => write!(f, ".{:03}Z", nanos / 1_000_000),
+            _ => write!(f, ".{nanos:09}Z"),
         }
     }
 }
@@ -68,5 +69,6 @@ mod tests {
             format!("{:.3}", Utc(123_999_999)),
             "1970-01-01T00:00:00.123Z"
         );
+        assert_eq!(format!("{:.0}", Utc(-1)), "1969-12-31T23:59:59Z");
     }
 }
