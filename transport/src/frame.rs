@@ -92,8 +92,7 @@ impl Frames {
 
     /// The payload of frame `n`.
     pub fn payload(&self, n: usize) -> &[u8] {
-        let frame = self.frame(n);
-        &frame[header_length(frame)..]
+        payload(self.frame(n))
     }
 
     /// Adds a message whose payload is at hand.
@@ -158,6 +157,11 @@ pub fn header_bytes(payload: usize) -> usize {
 pub fn write_header(payload: usize, out: &mut Vec<u8>) {
     let (header, length) = header(payload);
     out.extend_from_slice(&header[..length]);
+}
+
+/// What one of our own frames carries.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    &frame[header_length(frame)..]
 }
 
 /// One message as a frame of its own.

@@ -10,7 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 use std::ops::{AddAssign, Index};
 
 /// Why an envelope was lost. Closed: whoever loses one picks from these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// The chunk log reached its cap in bytes before this reader came by.
     LogOverflow,
@@ -58,6 +58,101 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::Malformed => "malformed",
             Reason::NotV1 => "not_v1",
+        }
+    }
+
+    /// What happened, for whoever is woken by it at night.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Reason::LogOverflow => {
+                "the Doppler's chunk log was full before the subscription had read this far"
+            }
+            Reason::AppOverflow => {
+                "an app sent more than its readers took, and its own oldest envelopes made room"
+            }
+            Reason::CloseResidue => {
+                "a connection ended while these were on their way into it: a client or a link left"
+            }
+            Reason::NoMember => "the last reader had left, and none came back in time",
+            Reason::SlowConsumer => "the client took nothing for so long that it was closed",
+            Reason::Drain => "the process stopped before it could send them",
+            Reason::TooLarge => "the envelope, or what it would become, is over a limit",
+            Reason::Malformed => "an agent sent bytes that are no envelope",
+            Reason::NotV1 => "the envelope has no form in dropsonde v1, which readers speak",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::LogOverflow => {
+                "add instances of the nozzle under the same subscription id, or make it faster; \
+                 --log-bytes only lengthens the bursts it survives"
+            }
+            Reason::AppOverflow => {
+                "look at the app: it logs too much; if its readers are slow, at them or their \
+                 network; other apps are not affected"
+            }
+            Reason::CloseResidue => {
+                "nothing, if the client left by itself; if it goes on, find out who ends the \
+                 connections (a balancer's timeout, a client that crashes)"
+            }
+            Reason::NoMember => "nothing, if the nozzle was stopped on purpose; else start it",
+            Reason::SlowConsumer => {
+                "add instances of the nozzle under the same subscription id, or look why it \
+                 does not read"
+            }
+            Reason::Drain => "nothing: a restart; if it is much, a longer --drain",
+            Reason::TooLarge => "have whoever sends it send less in one envelope",
+            Reason::Malformed => "find the agent that sends it: its version, or what is in between",
+            Reason::NotV1 => {
+                "nothing, if nobody misses them (Events, empty gauges, Timers without peer_type \
+                 or method); else have the sender fill them in"
+            }
+        }
+    }
+}
+
+/// Everything an envelope can be lost by: a [`Reason`] of one process, or the way between two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Whoever displaced it said so.
+    Counted(Reason),
+    /// One end of a link sent it, and it never arrived at the other.
+    Gap,
+}
+
+impl Cause {
+    /// Every cause, in the order in which they are shown.
+    pub fn all() -> impl Iterator<Item = Cause> {
+        let counted = Reason::ALL.into_iter().map(Cause::Counted);
+        counted.chain([Cause::Gap])
+    }
+
+    /// The name used in pages and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Counted(reason) => reason.name(),
+            Cause::Gap => "gap",
+        }
+    }
+
+    /// What happened.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Cause::Counted(reason) => reason.meaning(),
+            Cause::Gap => "a link to a Doppler broke with these under way",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Cause::Counted(reason) => reason.remedy(),
+            Cause::Gap => {
+                "look at that Doppler and the network to it: it was killed, or the connection was \
+                 cut; links are dialled again by themselves"
+            }
         }
     }
 }

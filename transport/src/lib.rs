@@ -17,6 +17,7 @@ pub mod http;
 pub mod ledger;
 pub mod listener;
 pub mod log;
+pub mod losses;
 pub mod process;
 mod read_ahead;
 pub mod reload;

@@ -21,7 +21,8 @@ mod group;
 pub use chunk::{Chunk, Filter};
 
 use crate::frame::Frames;
-use crate::ledger::{Account, Reason};
+use crate::ledger::{Account, Dropped, Reason};
+use crate::losses::EndedSums;
 use chunk::{Run, Weight};
 use group::{Group, Hand};
 use std::collections::VecDeque;
@@ -49,6 +50,10 @@ const CHUNK_FROM: usize = 16 << 10;
 const OPEN_BYTES: usize = 32 << 10;
 const OPEN_FRAMES: usize = 256;
 
+/// Groups that ended between two looks at what was lost and keep their names: as many as there
+/// are in all.
+const ENDED: usize = 1_000;
+
 /// How long small batches gather before a chunk is sealed, where [`Log::keep_sealing`] runs.
 /// The timer's own resolution is 1 ms, so a frame waits 1–2 ms.
 pub const GATHER: Duration = Duration::from_millis(1);
@@ -74,6 +79,8 @@ struct State {
     groups: Vec<Option<Group>>,
     /// Sums of groups that are gone.
     gone: Account,
+    /// What those of them lost that ended since somebody asked.
+    ended: EndedGroups,
     closed: bool,
     /// How many members ever joined; their ids.
     joined: u64,
@@ -138,6 +145,9 @@ pub struct Accounts {
     pub gone: Account,
 }
 
+/// What groups lost that ended, by name and filter.
+pub type EndedGroups = EndedSums<(std::sync::Arc<str>, Filter), Dropped>;
+
 impl Log {
     /// An empty log that holds at most `cap` bytes of sealed chunks; what it loses to that cap
     /// is counted as `overflow`.
@@ -145,11 +155,16 @@ impl Log {
     /// Beyond the cap there is the open chunk (at most 32 KiB and one batch) and one claim per
     /// member.
     pub fn new(cap: usize, overflow: Reason) -> Arc<Log> {
-        Log::sharing(cap, overflow, Arc::default())
+        Log::with(cap, overflow, Arc::default(), EndedSums::new(ENDED))
     }
 
-    /// A log like [`Log::new`] that also adds its bytes to `total`, the sum of several logs.
+    /// A log like [`Log::new`] that also adds its bytes to `total`, the sum of several logs, and
+    /// keeps no names of groups that ended.
     pub fn sharing(cap: usize, overflow: Reason, total: Arc<AtomicUsize>) -> Arc<Log> {
+        Log::with(cap, overflow, total, EndedSums::new(0))
+    }
+
+    fn with(cap: usize, overflow: Reason, total: Arc<AtomicUsize>, ended: EndedGroups) -> Arc<Log> {
         Arc::new(Log {
             state: Mutex::new(State {
                 cap,
@@ -161,6 +176,7 @@ impl Log {
                 open_weight: Weight::default(),
                 groups: Vec::new(),
                 gone: Account::default(),
+                ended,
                 closed: false,
                 joined: 0,
                 sealer: None,
@@ -261,12 +277,13 @@ impl Log {
 
     /// Every account, all taken at one moment.
     pub fn accounts(&self) -> Accounts {
-        let state = self.lock();
-        let groups = state.groups.iter().flatten();
-        Accounts {
-            open: groups.map(|group| state.entry(group)).collect(),
-            gone: state.gone,
-        }
+        self.lock().accounts()
+    }
+
+    /// The same, and of the same moment what groups lost that ended since this was asked last.
+    pub fn audit(&self) -> (Accounts, EndedGroups) {
+        let mut state = self.lock();
+        (state.accounts(), state.ended.take())
     }
 
     /// Bytes held in sealed chunks.
@@ -507,6 +524,14 @@ impl State {
         })
     }
 
+    fn accounts(&self) -> Accounts {
+        let groups = self.groups.iter().flatten();
+        Accounts {
+            open: groups.map(|group| self.entry(group)).collect(),
+            gone: self.gone,
+        }
+    }
+
     fn front_waiters(&mut self) -> Vec<Waker> {
         let mut wake = Vec::new();
         for index in 0..self.groups.len() {
@@ -554,7 +579,11 @@ impl State {
             self.open.clear();
             self.open_weight = Weight::default();
         }
-        self.gone += group.account(0);
+        let last = group.account(0);
+        self.gone += last;
+        if last.dropped.total() > 0 {
+            self.ended.add((group.name, group.filter), last.dropped);
+        }
         while self.groups.last().is_some_and(Option::is_none) {
             self.groups.pop();
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -172,11 +172,14 @@ impl Readiness {
 /// Writes the JSON of an admin page when it is asked for.
 pub type Page = Box<dyn Fn() -> String + Send + Sync>;
 
+/// Writes the JSON of an admin page for a query, or says what is wrong with the query.
+pub type Answer = Box<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+
 /// The admin listener: `/health/live`, `/health/ready`, `/metrics`, and pages.
 pub struct Admin {
     metrics: Metrics,
     ready: Readiness,
-    pages: BTreeMap<&'static str, Page>,
+    pages: BTreeMap<&'static str, Answer>,
 }
 
 impl Admin {
@@ -191,8 +194,13 @@ impl Admin {
 
     /// Adds a JSON page at `path`, which starts with a slash. It runs on the runtime: it must
     /// not block, and what it says is everybody's who may connect.
-    pub fn page(mut self, path: &'static str, page: Page) -> Admin {
-        self.pages.insert(path, page);
+    pub fn page(self, path: &'static str, page: Page) -> Admin {
+        self.question(path, Box::new(move |_| Ok(page())))
+    }
+
+    /// As [`Admin::page`], of a page that looks at the query.
+    pub fn question(mut self, path: &'static str, answer: Answer) -> Admin {
+        self.pages.insert(path, answer);
         self
     }
 
@@ -219,7 +227,7 @@ impl Admin {
             return debug!(%peer, %error, "admin connection left");
         }
         let answer = service_fn(|request: Request<Incoming>| {
-            let response = self.answer(request.method(), request.uri().path());
+            let response = self.answer(request.method(), request.uri());
             async { Ok::<_, Infallible>(response) }
         });
         let mut connection = pin!(
@@ -241,7 +249,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
         const TEXT: &str = "text/plain; charset=utf-8";
         if !matches!(*method, Method::GET | Method::HEAD) {
             let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD\n");
@@ -249,7 +257,7 @@ impl Admin {
             response.headers_mut().insert(ALLOW, allow);
             return response;
         }
-        match path {
+        match uri.path() {
             "/health/live" => respond(StatusCode::OK, TEXT, "ok\n"),
             "/health/ready" if self.ready.is_ready() => respond(StatusCode::OK, TEXT, "ok\n"),
             "/health/ready" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
@@ -259,7 +267,10 @@ impl Admin {
                 self.metrics.render(),
             ),
             path => match self.pages.get(path) {
-                Some(page) => respond(StatusCode::OK, "application/json", page()),
+                Some(page) => match page(uri.query().unwrap_or_default()) {
+                    Ok(json) => respond(StatusCode::OK, "application/json", json),
+                    Err(wrong) => respond(StatusCode::BAD_REQUEST, TEXT, wrong + "\n"),
+                },
                 None => respond(StatusCode::NOT_FOUND, TEXT, self.paths()),
             },
         }

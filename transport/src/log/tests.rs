@@ -394,3 +394,23 @@ proptest! {
         prop_assert_eq!(log.bytes(), 0);
     }
 }
+
+#[test]
+fn what_an_ended_group_lost_has_its_name_until_somebody_asks() {
+    let log = log(1 << 20);
+    let (nozzle, other) = (
+        log.join("nozzle", Filter::Logs),
+        log.join("other", Filter::Everything),
+    );
+    log.append(&mut batch(0..4));
+    drop(nozzle);
+    let (accounts, ended) = log.audit();
+    assert_eq!(accounts.open.len(), 1);
+    let lost = ended.named[&("nozzle".into(), Filter::Logs)];
+    assert_eq!(lost[Reason::NoMember], 2);
+    assert_eq!((ended.named.len(), ended.others.total()), (1, 0));
+    assert!(log.audit().1.named.is_empty(), "it is told once");
+    drop(other);
+    assert_eq!(log.accounts().gone.dropped[Reason::NoMember], 6);
+    assert_eq!(log.audit().1.named.len(), 1);
+}
