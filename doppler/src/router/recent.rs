@@ -4,12 +4,18 @@
 //! They are converted when somebody asks, which is seldom: keeping one is a copy into memory
 //! that the app has already.
 //!
-//! Bounded in logs per app and in bytes altogether. Over the cap the app that was written to
-//! longest ago is forgotten; one app may take half a shard, and lets its own oldest logs go
-//! beyond that, so that a fat app costs the others little.
+//! Bounded in logs per app and in bytes altogether. Over the cap the fattest apps let their
+//! oldest logs go; where none is fat, those written to longest ago are forgotten. An app whose
+//! share of its shard is no more than all others' loses nothing to them. One app may take half a
+//! shard, and lets its own oldest logs go beyond that.
+//!
+//! Which apps send most is a by-product: [`Recents::senders`].
 
+use hashbrown::HashTable;
 use proto::transcode::{V1Sink, View};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +26,10 @@ const SHARDS: usize = 16;
 const MEMORY_NS: i64 = 3_600 * 1_000_000_000;
 
 /// What an app costs beside what it has said: itself, its place in the table, allocations.
-const APP: usize = size_of::<App>() + 128;
+const APP: usize = size_of::<Named>() + 128;
+
+/// Apps of a shard that are counted as senders between two times that they are asked for.
+const SENDERS: usize = 4_096;
 
 /// What a container metric costs beside its bytes.
 const METRIC: usize = size_of::<(i32, Metric)>() + 32;
@@ -28,6 +37,8 @@ const METRIC: usize = size_of::<(i32, Metric)>() + 32;
 /// Everything that is kept.
 pub struct Recents {
     shards: Vec<Mutex<Shard>>,
+    /// Keyed: whoever chooses ids does not choose shards.
+    hash: RandomState,
     logs: usize,
     ttl_ns: i64,
 }
@@ -65,7 +76,27 @@ struct Shard {
     bytes: usize,
     /// Counts what was kept: the least recently written app is the one with the lowest number.
     kept: u64,
-    apps: HashMap<Box<[u8]>, App>,
+    apps: HashTable<Named>,
+    /// Hashes of those that sent something since senders were asked for.
+    senders: Vec<u64>,
+}
+
+/// An app under its name.
+struct Named {
+    hash: u64,
+    name: Box<[u8]>,
+    app: App,
+}
+
+/// What an app sent since senders were asked for last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The app id.
+    pub app: Box<[u8]>,
+    /// Logs and container metrics.
+    pub envelopes: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 #[derive(Default)]
@@ -79,6 +110,8 @@ struct App {
     /// As `Shard::kept` was at its last envelope.
     written: u64,
     written_ns: i64,
+    /// Envelopes and bytes since senders were asked for.
+    sent: (u64, u64),
 }
 
 struct Metric {
@@ -96,11 +129,13 @@ impl Recents {
                 cap: bytes / SHARDS,
                 bytes: 0,
                 kept: 0,
-                apps: HashMap::new(),
+                apps: HashTable::new(),
+                senders: Vec::new(),
             })
         };
         Recents {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
+            hash: RandomState::new(),
             logs,
             ttl_ns: i64::try_from(ttl.as_nanos()).unwrap_or(i64::MAX),
         }
@@ -117,23 +152,40 @@ impl Recents {
         if app.is_empty() || !self.keeps() {
             return;
         }
-        let mut shard = self.shard(app);
+        let hash = self.hash.hash_one(app);
+        let mut shard = self.shard(hash);
         let share = shard.cap / 2;
         if APP + METRIC + app.len() + envelope.len() > share {
             return;
         }
         shard.kept += 1;
         let kept = shard.kept;
-        let (entry, before) = match shard.apps.get_mut(app) {
-            Some(entry) => {
-                let before = entry.cost();
-                (entry, before)
+        let Shard {
+            apps,
+            senders,
+            bytes,
+            ..
+        } = &mut *shard;
+        let is = |named: &Named| *named.name == *app;
+        let entry = apps.entry(hash, is, |named| named.hash).or_insert_with(|| {
+            *bytes += app.len();
+            Named {
+                hash,
+                name: app.into(),
+                app: App::default(),
             }
-            None => {
-                shard.bytes += app.len();
-                (shard.apps.entry(app.into()).or_default(), 0)
-            }
+        });
+        let entry = &mut entry.into_mut().app;
+        let before = match entry.written {
+            0 => 0,
+            _ => entry.cost(),
         };
+        if entry.sent.0 == 0 && senders.len() < SENDERS {
+            senders.push(hash);
+            entry.sent = (1, envelope.len() as u64);
+        } else if entry.sent.0 > 0 {
+            entry.sent = (entry.sent.0 + 1, entry.sent.1 + envelope.len() as u64);
+        }
         entry.written = kept;
         entry.written_ns = now_ns;
         match kind {
@@ -149,9 +201,11 @@ impl Recents {
     /// The newest `logs` logs of `app`, oldest first, and with `metrics` its current container
     /// metrics, each as a v1 envelope.
     pub fn snapshot(&self, app: &str, logs: usize, metrics: bool, now_ns: i64) -> Vec<Vec<u8>> {
-        let mut shard = self.shard(app.as_bytes());
+        let hash = self.hash.hash_one(app.as_bytes());
+        let mut shard = self.shard(hash);
         let mut envelopes = Envelopes::default();
-        let Some(app) = shard.apps.get_mut(app.as_bytes()) else {
+        let is = |named: &Named| *named.name == *app.as_bytes();
+        let Some(Named { app, .. }) = shard.apps.find_mut(hash, is) else {
             return envelopes.0;
         };
         let skipped = app.index.len().saturating_sub(logs);
@@ -184,11 +238,11 @@ impl Recents {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let mut freed = 0;
-            shard.apps.retain(|name, app| {
+            shard.apps.retain(|Named { name, app, .. }| {
                 let before = app.cost();
                 let silent = is_older(app.written_ns, MEMORY_NS, now_ns);
                 app.forget_metrics(self.ttl_ns, now_ns);
-                let empty = app.index.is_empty() && app.metrics.is_empty();
+                let empty = app.is_empty();
                 freed += match silent || empty {
                     true => before + name.len(),
                     false => before - app.cost(),
@@ -199,13 +253,33 @@ impl Recents {
         }
     }
 
-    /// The shard of an app: ids differ at their ends, whether GUIDs or names.
-    fn shard(&self, app: &[u8]) -> MutexGuard<'_, Shard> {
-        let end = app.iter().rev().take(8);
-        let mixed = end.fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
-        // Fibonacci hashing: the top bits of the product depend on all of the factor.
-        let spread = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        lock(&self.shards[(spread >> (64 - SHARDS.ilog2())) as usize])
+    /// The apps that sent most since this was asked last: at most so many, most bytes first.
+    pub fn senders(&self, most: usize) -> Vec<Sender> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let Shard { apps, senders, .. } = &mut *shard;
+            for hash in senders.drain(..) {
+                let sent = |named: &Named| named.hash == hash && named.app.sent.0 > 0;
+                if let Some(named) = apps.find_mut(hash, sent) {
+                    let (envelopes, bytes) = std::mem::take(&mut named.app.sent);
+                    let app = named.name.clone();
+                    all.push(Sender {
+                        app,
+                        envelopes,
+                        bytes,
+                    });
+                }
+            }
+            all.sort_unstable_by_key(|sender| Reverse((sender.bytes, sender.envelopes)));
+            all.truncate(most);
+        }
+        all
+    }
+
+    /// The shard of an app with that hash, of which the table uses the ends.
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 }
 
@@ -219,7 +293,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Shard {
-    /// Forgets the apps that were written to longest ago until the cap holds.
+    /// Over the cap the fattest apps let half of what they have go, while one has twice an equal
+    /// share. Where none has, those that have more than an equal share are forgotten, whoever was
+    /// written to longest ago first. Who has less loses nothing.
     ///
     /// Finding them walks all apps, so this frees a sixteenth of the cap at a time.
     fn make_room(&mut self) {
@@ -227,20 +303,39 @@ impl Shard {
             return;
         }
         let goal = self.cap - self.cap / 16;
-        let apps = self.apps.iter();
-        let mut oldest: Vec<(u64, usize)> = apps
-            .map(|(name, app)| (app.written, app.cost() + name.len()))
-            .collect();
-        oldest.sort_unstable();
-        let mut last = 0;
-        for (written, cost) in oldest {
-            if self.bytes <= goal {
-                break;
+        let mut left = self.apps.len();
+        let mut apps: Vec<&mut Named> = self.apps.iter_mut().collect();
+        let costs = apps.iter().map(|named| named.cost()).enumerate();
+        let mut fattest: BinaryHeap<(usize, usize)> = costs.map(|(n, cost)| (cost, n)).collect();
+        while self.bytes > goal
+            && let Some((cost, n)) = fattest.pop()
+            && cost >= 2 * (goal / left)
+        {
+            apps[n].app.halve();
+            let now = apps[n].cost();
+            self.bytes -= cost - now;
+            if now < cost {
+                fattest.push((now, n));
             }
-            self.bytes -= cost;
-            last = written;
         }
-        self.apps.retain(|_, app| app.written > last);
+        if self.bytes > goal {
+            apps.sort_unstable_by_key(|named| named.app.written);
+            for named in apps {
+                let cost = named.cost();
+                if self.bytes > goal && cost > goal / left {
+                    self.bytes -= cost;
+                    left -= 1;
+                    named.app = App::default();
+                }
+            }
+            self.apps.retain(|named| named.app.written > 0);
+        }
+    }
+}
+
+impl Named {
+    fn cost(&self) -> usize {
+        self.app.cost() + self.name.len()
     }
 }
 
@@ -305,6 +400,32 @@ impl App {
             };
             self.drop_metric(instance);
         }
+    }
+
+    /// Lets go half of what it has: the oldest logs first, then the oldest metrics. What is left
+    /// moves to memory of its size.
+    fn halve(&mut self) {
+        let goal = APP + (self.used() - APP) / 2;
+        while self.used() > goal && !self.index.is_empty() {
+            self.drop_oldest();
+        }
+        self.logs.shrink_to_fit();
+        self.index.shrink_to_fit();
+        if self.used() > goal {
+            let metrics = self.metrics.iter();
+            let mut oldest: Vec<(i64, i32)> = metrics.map(|(n, it)| (it.written_ns, *n)).collect();
+            oldest.sort_unstable();
+            for (_, instance) in oldest {
+                if self.used() <= goal {
+                    break;
+                }
+                self.drop_metric(instance);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.index.is_empty() && self.metrics.is_empty()
     }
 
     fn drop_oldest(&mut self) {

@@ -20,7 +20,7 @@ fn counted(recents: &Recents) -> usize {
     let of_shard = |shard: &Mutex<Shard>| -> usize {
         let shard = lock(shard);
         let apps = shard.apps.iter();
-        apps.map(|(name, app)| name.len() + app.cost()).sum()
+        apps.map(Named::cost).sum()
     };
     recents.shards.iter().map(of_shard).sum()
 }
@@ -122,7 +122,12 @@ fn a_fat_apps_logs_stay_where_they_are_when_the_next_one_comes() {
     let recents = recents(100, 32 << 20);
     // A hundred of them are more than the app's share of 1 MiB.
     let keep_of = |n: usize| keep(&recents, "fat", &vec![7; 11_000 + n * 37 % 2_000]);
-    let capacity = || recents.shard(b"fat").apps[&b"fat"[..]].logs.capacity();
+    let capacity = || {
+        let hash = recents.hash.hash_one(b"fat".as_slice());
+        let shard = recents.shard(hash);
+        let fat = shard.apps.find(hash, |named| *named.name == *b"fat");
+        fat.unwrap().app.logs.capacity()
+    };
     (0..200).for_each(keep_of);
     let settled = capacity();
     for n in 200..400 {
@@ -152,7 +157,108 @@ fn over_the_cap_the_app_that_was_written_to_longest_ago_is_forgotten() {
     );
 }
 
+#[test]
+fn two_fat_apps_pay_for_each_other_and_quiet_ones_keep_theirs() {
+    // One shard's worth of apps: all in one, as if they had been chosen for it.
+    let recents = recents(100, 1 << 20);
+    let shard = |app: &str| (recents.hash.hash_one(app.as_bytes()) >> 32) as usize % SHARDS;
+    let mut apps = (0..)
+        .map(|n| format!("app-{n}"))
+        .filter(|app| shard(app) == 0);
+    let quiet: Vec<String> = apps.by_ref().take(16).collect();
+    let fat: Vec<String> = apps.take(3).collect();
+    for app in &quiet {
+        keep(&recents, app, &[1; 200]);
+    }
+    for n in 0..1_000u32 {
+        for app in &fat {
+            keep(&recents, app, &n.to_be_bytes().repeat(500));
+        }
+    }
+    for app in &quiet {
+        assert_eq!(recents.snapshot(app, 100, false, 0).len(), 1, "{app}");
+    }
+    for app in &fat {
+        let kept = recents.snapshot(app, 100, false, 0);
+        assert!(kept.is_empty() || kept[kept.len() - 1].starts_with(&999u32.to_be_bytes()));
+    }
+    assert_eq!(recents.bytes(), counted(&recents));
+}
+
+#[test]
+fn who_chooses_ids_does_not_choose_shards() {
+    let (one, other) = (recents(100, 1 << 20), recents(100, 1 << 20));
+    let shards = |recents: &Recents| -> Vec<u64> {
+        let ids = (0..64u32).map(|n| n.to_be_bytes());
+        ids.map(|id| (recents.hash.hash_one(id.as_slice()) >> 32) % SHARDS as u64)
+            .collect()
+    };
+    assert_ne!(shards(&one), shards(&other));
+}
+
+#[test]
+fn those_that_send_most_are_known_and_counted_from_one_time_to_the_next() {
+    let recents = recents(100, 32 << 20);
+    for n in 0..500 {
+        keep(&recents, &format!("quiet-{}", n % 50), &[1; 10]);
+        keep(&recents, "noisy", &[1; 100]);
+    }
+    let senders = recents.senders(3);
+    assert_eq!(senders.len(), 3);
+    let noisy = Sender {
+        app: b"noisy".as_slice().into(),
+        envelopes: 500,
+        bytes: 50_000,
+    };
+    assert_eq!(senders[0], noisy);
+    assert_eq!((senders[1].envelopes, senders[1].bytes), (10, 100));
+    assert!(recents.senders(3).is_empty());
+    keep(&recents, "noisy", &[1; 100]);
+    assert_eq!(recents.senders(3)[0].envelopes, 1);
+}
+
 proptest! {
+    /// Whatever floods, an app whose memory is no more than an equal share of its shard loses
+    /// nothing.
+    #[test]
+    fn a_quiet_app_keeps_everything_while_others_flood(
+        quiet in 1..6usize,
+        noisy in 1..5usize,
+        writes in prop::collection::vec((0..8usize, 0..20_000usize, any::<bool>()), 1..600),
+    ) {
+        // A shard holds 64 KiB.
+        let recents = recents(100, 1 << 20);
+        let share = ((64 << 10) - (4 << 10)) / (quiet + noisy);
+        let shard = |app: &str| (recents.hash.hash_one(app.as_bytes()) >> 32) as usize % SHARDS;
+        let apps = (0..).map(|n| format!("app-{n}")).filter(|app| shard(app) == 0);
+        let apps: Vec<String> = apps.take(quiet + noisy).collect();
+        let mut due = vec![Vec::new(); quiet];
+        let mut bytes = vec![0; quiet];
+        for (n, (app, size, is_quiet)) in writes.into_iter().enumerate() {
+            let mut envelope = (n as u64).to_be_bytes().to_vec();
+            if is_quiet {
+                let app = app % quiet;
+                envelope.resize(8 + size % 300, 0);
+                // Its memory may have grown to twice of what is in it.
+                let cost = APP + 10 + 2 * (bytes[app] + envelope.len() + 16 * due[app].len() + 64);
+                if cost > share || due[app].len() == 100 {
+                    continue;
+                }
+                bytes[app] += envelope.len();
+                keep(&recents, &apps[app], &envelope);
+                due[app].push(envelope);
+            } else {
+                envelope.resize(8 + size, 0);
+                keep(&recents, &apps[quiet + app % noisy], &envelope);
+            }
+            prop_assert!(recents.bytes() <= 1 << 20);
+        }
+        for (app, due) in due.into_iter().enumerate() {
+            prop_assert_eq!(recents.snapshot(&apps[app], 100, false, 0), due);
+        }
+        prop_assert_eq!(recents.bytes(), counted(&recents));
+    }
+
     #[test]
     fn it_is_bounded_and_keeps_the_newest(
         kept in prop::collection::vec((0..40u8, 0..3u8, 0..6_000usize), 1..400),
