@@ -7,7 +7,7 @@ mod messages;
 
 pub use half_received::Budget;
 
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::router::batch::Batch;
 use crate::router::{Interest, Router};
 use proto::batch::split;
@@ -15,7 +15,7 @@ use proto::transcode::View;
 use proto::{Malformed, Refused};
 use std::sync::Arc;
 use transport::clock::unix_ns;
-use transport::ledger::{Dropped, Reason};
+use transport::ledger::Reason;
 
 /// A batch is published when its frames reach this size, so that one message full of gauges,
 /// which grow when converted, cannot hold more than this at a time.
@@ -36,7 +36,7 @@ pub struct Door {
 struct Tally {
     envelopes: u64,
     conversions: u64,
-    dropped: Dropped,
+    refused: metrics::Refused,
 }
 
 impl Door {
@@ -86,7 +86,7 @@ impl Door {
                 drop(interest);
                 self.router.spare().give_back(batch);
             }
-            Err(refused) => tally.dropped.add(reason(refused), 1),
+            Err(refused) => tally.refused.add(reason(refused), b""),
         }
         self.finish(tally);
     }
@@ -123,7 +123,7 @@ impl Door {
 
     fn finish(&self, tally: Tally) {
         self.metrics
-            .received(tally.envelopes, tally.conversions, &tally.dropped);
+            .received(tally.envelopes, tally.conversions, tally.refused);
     }
 }
 
@@ -135,28 +135,25 @@ fn take(
     tally: &mut Tally,
 ) {
     tally.envelopes += 1;
-    match frame(envelope, interest, batch, now_ns) {
-        Ok(conversions) => tally.conversions += u64::from(conversions),
-        Err(refused) => tally.dropped.add(reason(refused), 1),
+    let view = match View::parse(envelope) {
+        Ok(view) => view,
+        Err(refused) => return tally.refused.add(reason(refused.into()), b""),
+    };
+    match frame(&view, interest, batch) {
+        Ok(conversions) => {
+            interest.keep(&view, envelope, now_ns);
+            tally.conversions += u64::from(conversions);
+        }
+        Err(refused) => tally.refused.add(reason(refused), view.source_id()),
     }
 }
 
-/// Frames the v1 forms of an envelope, if anybody reads them, and keeps it if it is to be kept;
-/// returns how many forms it has.
-fn frame(
-    envelope: &[u8],
-    interest: &Interest<'_>,
-    batch: &mut Batch,
-    now_ns: i64,
-) -> Result<u32, Refused> {
-    let view = View::parse(envelope)?;
-    let conversions = if interest.wants(&view) {
-        view.to_v1(batch)
-    } else {
-        view.conversions()
-    }?;
-    interest.keep(&view, envelope, now_ns);
-    Ok(conversions)
+/// Frames the v1 forms of an envelope, if anybody reads them; returns how many it has.
+fn frame(view: &View<'_>, interest: &Interest<'_>, batch: &mut Batch) -> Result<u32, Refused> {
+    match interest.wants(view) {
+        true => view.to_v1(batch),
+        false => view.conversions(),
+    }
 }
 
 fn reason(refused: Refused) -> Reason {

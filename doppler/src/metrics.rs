@@ -2,23 +2,75 @@
 //!
 //! Incremented once per message, never per envelope. What a subscription was sent and lost is
 //! not counted here but read from the router's accounts, so that it cannot disagree with them.
+//! The history of losses is fed from the same readings.
 
-use crate::router::Router;
+use crate::router::{Accounts, EndedAccounts, Router, Subscription};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use transport::ledger::{Account, Dropped, Reason};
+use transport::losses::{EndedSums, Losses, NAME_BYTES, Place, Reading, Whose};
 use transport::websocket::Ended;
 
 /// Counters and gauges of one Doppler.
 pub struct Metrics {
     envelopes: Count,
     conversions: Count,
-    dropped: [Count; Reason::ALL.len()],
+    refused: Mutex<AtTheDoor>,
+    dropped: [Counter; Reason::ALL.len()],
+    losses: Losses,
     subscriptions: Gauge,
     recent_bytes: Gauge,
     sent: Counter,
     lost: [Counter; Reason::ALL.len()],
     imbalance: Gauge,
+}
+
+/// Apps whose envelopes were refused between two audits and that keep their names.
+const REFUSED_APPS: usize = 256;
+
+/// Apps of one message whose envelopes were refused and that keep their names.
+const REFUSED_APPS_OF_A_MESSAGE: usize = 16;
+
+/// Apps that send, of each audit: more than are shown.
+const SENDERS: usize = 16;
+
+/// What was lost at the door: all of it, and since the last audit by app.
+struct AtTheDoor {
+    all: Dropped,
+    lost: EndedSums<Box<[u8]>, Dropped>,
+}
+
+/// What of a message was refused.
+pub(crate) struct Refused {
+    all: Dropped,
+    by_app: EndedSums<Box<[u8]>, Dropped>,
+}
+
+impl Default for Refused {
+    fn default() -> Refused {
+        Refused {
+            all: Dropped::default(),
+            by_app: EndedSums::new(REFUSED_APPS_OF_A_MESSAGE),
+        }
+    }
+}
+
+impl Refused {
+    /// An envelope was refused; `app` is empty where nobody can tell. Of its name, which is the
+    /// sender's choice, no more is kept than it takes to see that it is too long.
+    pub(crate) fn add(&mut self, reason: Reason, app: &[u8]) {
+        self.all.add(reason, 1);
+        let mut one = Dropped::default();
+        one.add(reason, 1);
+        match app.is_empty() {
+            true => self.by_app.others += one,
+            false => {
+                let name = &app[..app.len().min(NAME_BYTES + 1)];
+                self.by_app.add(name.into(), one);
+            }
+        }
+    }
 }
 
 /// A counter that can be read back.
@@ -109,9 +161,13 @@ impl Metrics {
         Metrics {
             envelopes: Count::new(counter!("doppler_ingress_envelopes_total")),
             conversions: Count::new(counter!("doppler_ingress_conversions_total")),
-            dropped: Reason::ALL.map(|reason| {
-                Count::new(counter!("doppler_ingress_dropped_envelopes_total", "reason" => reason.name()))
+            refused: Mutex::new(AtTheDoor {
+                all: Dropped::default(),
+                lost: EndedSums::new(REFUSED_APPS),
             }),
+            dropped: Reason::ALL
+                .map(|reason| counter!("doppler_ingress_dropped_envelopes_total", "reason" => reason.name())),
+            losses: Losses::new("doppler"),
             subscriptions: gauge!("doppler_subscriptions"),
             recent_bytes: gauge!("doppler_recent_bytes"),
             sent: counter!("doppler_egress_envelopes_total"),
@@ -122,11 +178,20 @@ impl Metrics {
     }
 
     /// A message was taken: what it held, and what of that was lost at the door.
-    pub(crate) fn received(&self, envelopes: u64, conversions: u64, dropped: &Dropped) {
+    pub(crate) fn received(&self, envelopes: u64, conversions: u64, refused: Refused) {
         self.envelopes.add(envelopes);
         self.conversions.add(conversions);
-        for (reason, count) in dropped.iter() {
-            self.dropped[reason as usize].add(count);
+        if refused.all.total() == 0 {
+            return;
+        }
+        for (reason, count) in refused.all.iter() {
+            self.dropped[reason as usize].increment(count);
+        }
+        let mut door = self.door();
+        door.all += refused.all;
+        door.lost.others += refused.by_app.others;
+        for (app, dropped) in refused.by_app.named {
+            door.lost.add(app, dropped);
         }
     }
 
@@ -159,9 +224,26 @@ impl Metrics {
         counter!("doppler_ingress_refused_messages_total", "reason" => reason).increment(1);
     }
 
-    /// Reads the router's accounts; returns their sum. Called every second.
+    /// Reads the router's accounts, into the history of losses too; returns their sum. Called
+    /// every second.
     pub(crate) fn audit(&self, router: &Router) -> Totals {
-        let accounts = router.accounts();
+        self.losses.audit(|reading| {
+            let (accounts, ended) = router.audit();
+            self.lost(&accounts, &ended, reading);
+            for sender in router.recents().senders(SENDERS) {
+                let app = String::from_utf8_lossy(&sender.app);
+                reading.sent(&app, sender.envelopes, sender.bytes);
+            }
+            self.show(&accounts, router)
+        })
+    }
+
+    /// The page `/losses`.
+    pub(crate) fn losses(&self, query: &str) -> Result<String, String> {
+        self.losses.page(query)
+    }
+
+    fn show(&self, accounts: &Accounts, router: &Router) -> Totals {
         let mut sum = accounts.gone;
         let mut imbalance = sum.imbalance().unsigned_abs();
         for (_, account) in &accounts.open {
@@ -182,19 +264,46 @@ impl Metrics {
         }
     }
 
+    /// What was lost at the door and behind it.
+    fn lost(&self, accounts: &Accounts, ended: &EndedAccounts, reading: &mut Reading) {
+        for (whose, account) in &accounts.open {
+            if account.dropped.total() > 0 {
+                let whose = match whose {
+                    Subscription::Firehose { id, filter, .. } => Whose::firehose(id, filter.name()),
+                    Subscription::App { app, .. } => Whose::app(app),
+                };
+                reading.stands(whose, account.dropped.causes());
+            }
+        }
+        for ((id, filter), dropped) in &ended.firehoses.named {
+            reading.grew(Whose::firehose(id, filter.name()), dropped.causes());
+        }
+        reading.others(Place::Firehose, ended.firehoses.others.causes());
+        for (app, dropped) in &ended.apps.named {
+            reading.grew(Whose::app(app), dropped.causes());
+        }
+        reading.others(Place::App, ended.apps.others.causes());
+        let door = self.door().lost.take();
+        for (app, dropped) in &door.named {
+            let app = String::from_utf8_lossy(app);
+            reading.grew(Whose::ingress(Some(&app)), dropped.causes());
+        }
+        reading.others(Place::Ingress, door.others.causes());
+    }
+
     /// What came in so far.
     pub(crate) fn ingress(&self) -> Totals {
-        let mut dropped = Dropped::default();
-        for (reason, count) in Reason::ALL.into_iter().zip(&self.dropped) {
-            dropped.add(reason, count.get());
-        }
         Totals {
             envelopes: self.envelopes.get(),
             conversions: self.conversions.get(),
-            dropped,
+            dropped: self.door().all,
             subscriptions: 0,
             egress: Account::default(),
         }
+    }
+
+    fn door(&self) -> MutexGuard<'_, AtTheDoor> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

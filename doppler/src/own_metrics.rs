@@ -124,9 +124,9 @@ mod tests {
     fn what_was_not_told_is_told_the_next_time() {
         let metrics = Metrics::new();
         let mut own = OwnMetrics::new("doppler");
-        metrics.received(3, 3, &Default::default());
+        metrics.received(3, 3, Default::default());
         assert_eq!(deltas(&mut own, &metrics), [3, 0, 0, 0]);
-        metrics.received(2, 2, &Default::default());
+        metrics.received(2, 2, Default::default());
         assert_eq!(
             deltas(&mut own, &metrics),
             [5, 0, 0, 0],

@@ -15,8 +15,9 @@ use proto::scan::Facts;
 use proto::transcode::View;
 use recent::{Form, Kind, Recents};
 use std::sync::Arc;
-use transport::ledger::{Account, Reason};
-use transport::log::{Filter, Log, Member};
+use transport::ledger::{Account, Dropped, Reason};
+use transport::log::{self, Filter, Log, Member};
+use transport::losses::EndedSums;
 
 /// Firehose groups at a time; a platform has some tens.
 const MAX_GROUPS: usize = 1_000;
@@ -87,19 +88,32 @@ impl Router {
     /// Every account: of live subscriptions, each taken at one moment, and the sums of those
     /// that ended.
     pub fn accounts(&self) -> Accounts {
-        let firehoses = self.log.accounts();
-        let mut all = self.apps.accounts();
-        all.gone += firehoses.gone;
-        all.open.extend(firehoses.open.into_iter().map(|entry| {
-            let subscription = Subscription::Firehose {
-                id: entry.name,
-                filter: entry.filter,
-                members: entry.members,
-            };
-            (subscription, entry.account)
-        }));
-        all
+        together(self.log.accounts(), self.apps.accounts())
     }
+
+    /// The same, and what was lost by those that ended since this was asked last.
+    pub fn audit(&self) -> (Accounts, EndedAccounts) {
+        let (firehoses, of_firehoses) = self.log.audit();
+        let (apps, of_apps) = self.apps.audit();
+        let ended = EndedAccounts {
+            firehoses: of_firehoses,
+            apps: of_apps,
+        };
+        (together(firehoses, apps), ended)
+    }
+}
+
+fn together(firehoses: log::Accounts, mut all: Accounts) -> Accounts {
+    all.gone += firehoses.gone;
+    all.open.extend(firehoses.open.into_iter().map(|entry| {
+        let subscription = Subscription::Firehose {
+            id: entry.name,
+            filter: entry.filter,
+            members: entry.members,
+        };
+        (subscription, entry.account)
+    }));
+    all
 }
 
 /// All accounts: a subscription is in one place or the other.
@@ -109,6 +123,14 @@ pub struct Accounts {
     pub open: Vec<(Subscription, Account)>,
     /// The sums of those that ended.
     pub gone: Account,
+}
+
+/// What was lost by subscriptions that ended.
+pub struct EndedAccounts {
+    /// Firehose groups, by id and filter.
+    pub firehoses: log::EndedGroups,
+    /// Queues, by app.
+    pub apps: EndedSums<Arc<str>, Dropped>,
 }
 
 /// Whose account it is.

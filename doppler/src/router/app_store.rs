@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Waker};
 use transport::frame;
 use transport::ledger::{Account, Dropped, Reason};
+use transport::losses::EndedSums;
 
 /// How many bytes an app may send when its turn comes; deficits carry over to the next turn.
 const QUANTUM: usize = 4 << 10;
@@ -40,6 +41,9 @@ const MAX_ANSWERS: usize = 64;
 /// Snapshots that may wait in one app's stream.
 const MAX_ANSWERS_IN_A_STREAM: usize = 4;
 
+/// Apps whose queues ended between two looks at what was lost and that keep their names.
+const ENDED: usize = 1_024;
+
 /// What a waiting envelope costs beside its bytes: its place in the queue.
 const PLACE: usize = size_of::<Box<[u8]>>();
 
@@ -56,8 +60,15 @@ struct State {
     bytes: usize,
     links: BTreeMap<u64, Queues>,
     opened: u64,
-    gone: Account,
+    gone: Gone,
     closed: bool,
+}
+
+/// Queues that ended.
+struct Gone {
+    sum: Account,
+    /// What those of them lost that ended since somebody asked, by app.
+    lost: EndedSums<Arc<str>, Dropped>,
 }
 
 /// Where an app's envelopes go: a link's queue with this handle.
@@ -114,7 +125,10 @@ impl AppStore {
                 bytes: 0,
                 links: BTreeMap::new(),
                 opened: 0,
-                gone: Account::default(),
+                gone: Gone {
+                    sum: Account::default(),
+                    lost: EndedSums::new(ENDED),
+                },
                 closed: false,
             }),
             tailed: RwLock::default(),
@@ -168,19 +182,13 @@ impl AppStore {
 
     /// Every account, all taken at one moment.
     pub fn accounts(&self) -> Accounts {
-        let state = self.lock();
-        let of_link = |queues: &Queues| {
-            let peer = queues.peer.clone();
-            let entry = move |queue: &Queue| {
-                let (peer, app) = (peer.clone(), queue.app.clone());
-                (Subscription::App { peer, app }, queue.account())
-            };
-            queues.queues.values().map(entry).collect::<Vec<_>>()
-        };
-        Accounts {
-            open: state.links.values().flat_map(of_link).collect(),
-            gone: state.gone,
-        }
+        self.lock().accounts()
+    }
+
+    /// The same, and of the same moment what queues lost that ended since this was asked last.
+    pub fn audit(&self) -> (Accounts, EndedSums<Arc<str>, Dropped>) {
+        let mut state = self.lock();
+        (state.accounts(), state.gone.lost.take())
     }
 
     /// Ends the store: links drain what is there and then get `None`.
@@ -425,6 +433,21 @@ fn forget(tailed: &mut Places, app: &str, gone: impl Fn(&Place) -> bool) {
 }
 
 impl State {
+    fn accounts(&self) -> Accounts {
+        let of_link = |queues: &Queues| {
+            let peer = queues.peer.clone();
+            let entry = move |queue: &Queue| {
+                let (peer, app) = (peer.clone(), queue.app.clone());
+                (Subscription::App { peer, app }, queue.account())
+            };
+            queues.queues.values().map(entry).collect::<Vec<_>>()
+        };
+        Accounts {
+            open: self.links.values().flat_map(of_link).collect(),
+            gone: self.gone.sum,
+        }
+    }
+
     fn offer(&mut self, place: Place, envelope: &[u8]) {
         self.put(place, place.handle, envelope);
         self.make_room();
@@ -481,7 +504,7 @@ impl State {
         for handle in std::mem::take(&mut queues.done) {
             let is_over = |queue: &Queue| queue.once && queue.is_empty() && queue.held == 0;
             if queues.queues.get(&handle).is_some_and(is_over) {
-                self.gone += queues.remove(handle);
+                self.gone.add(queues.remove(handle));
             }
         }
     }
@@ -497,20 +520,24 @@ impl State {
         let queues = self
             .links
             .values_mut()
-            .flat_map(|link| link.queues.values_mut());
-        let mut queues: Vec<&mut Queue> = queues.filter(|queue| queue.bytes > 0).collect();
+            .flat_map(|link| link.queues.iter_mut());
+        let mut queues: Vec<(u32, &mut Queue)> = queues
+            .filter(|(_, queue)| queue.bytes > 0)
+            .map(|(handle, queue)| (*handle, queue))
+            .collect();
         let mut fattest: BinaryHeap<(usize, usize)> = queues
             .iter()
             .enumerate()
-            .map(|(n, queue)| (queue.bytes, n))
+            .map(|(n, (_, queue))| (queue.bytes, n))
             .collect();
         while self.bytes > goal {
             let Some((_, n)) = fattest.pop() else {
                 return;
             };
-            self.bytes -= queues[n].evict();
-            if queues[n].bytes > 0 {
-                fattest.push((queues[n].bytes, n));
+            let (handle, queue) = &mut queues[n];
+            self.bytes -= queue.evict(*handle);
+            if queue.bytes > 0 {
+                fattest.push((queue.bytes, n));
             }
         }
     }
@@ -553,7 +580,7 @@ impl State {
         queue.lost(Reason::CloseResidue, held);
         self.bytes -= queue.empty(Reason::NoMember);
         queues.turns.retain(|turn| *turn != handle);
-        self.gone += queues.remove(handle);
+        self.gone.add(queues.remove(handle));
         Some(app)
     }
 }
@@ -601,17 +628,27 @@ impl Queues {
         (out, freed)
     }
 
-    fn remove(&mut self, handle: u32) -> Account {
-        let Some(queue) = self.queues.remove(&handle) else {
-            return Account::default();
-        };
+    fn remove(&mut self, handle: u32) -> Option<(Arc<str>, Account)> {
+        let queue = self.queues.remove(&handle)?;
         match queue.once {
             true => self.answers -= 1,
             false => drop(self.apps.remove(&queue.app)),
         }
         let account = queue.account();
         self.ended.push_back((handle, account));
-        account
+        Some((queue.app, account))
+    }
+}
+
+impl Gone {
+    fn add(&mut self, ended: Option<(Arc<str>, Account)>) {
+        let Some((app, account)) = ended else {
+            return;
+        };
+        self.sum += account;
+        if account.dropped.total() > 0 {
+            self.lost.add(app, account.dropped);
+        }
     }
 }
 
@@ -655,14 +692,19 @@ impl Queue {
         cost
     }
 
-    /// Loses the oldest envelope; returns what that frees.
-    fn evict(&mut self) -> usize {
+    /// Loses the oldest envelope of the queue with that handle; returns what that frees. One that
+    /// stands here under another handle is of a snapshot: those who tail the app are not told of
+    /// it, since they have not lost it.
+    fn evict(&mut self, handle: u32) -> usize {
         let Some(frame) = self.frames.pop_front() else {
             return 0;
         };
         self.bytes -= cost(&frame);
         self.markers -= usize::from(is_marker(&frame));
-        self.lost(Reason::AppOverflow, 1);
+        match frame::payload(&frame).starts_with(&handle.to_be_bytes()) {
+            true => self.lost(Reason::AppOverflow, 1),
+            false => self.dropped.add(Reason::AppOverflow, 1),
+        }
         cost(&frame)
     }
 

@@ -352,3 +352,75 @@ fn no_more_snapshots_wait_than_may() {
     );
     assert!(!link.answer(&asked(300, Some(3)), &recents, 0), "of none");
 }
+
+#[test]
+fn what_an_ended_queue_lost_has_its_apps_name_until_somebody_asks() {
+    let store = AppStore::new(1 << 20);
+    let link = store.link("tc");
+    link.subscribe(1, "a").unwrap();
+    link.subscribe(2, "b").unwrap();
+    offer(&store, "a", 3);
+    link.unsubscribe(1);
+    let (accounts, ended) = store.audit();
+    assert_eq!(accounts.open.len(), 1);
+    assert_eq!(ended.named["a"][Reason::NoMember], 3);
+    assert_eq!((ended.named.len(), ended.others.total()), (1, 0));
+    offer(&store, "b", 2);
+    drop(link);
+    let (accounts, ended) = store.audit();
+    assert_eq!(accounts.gone.dropped[Reason::NoMember], 5);
+    assert_eq!(ended.named["b"][Reason::NoMember], 2);
+}
+
+#[test]
+fn who_tails_an_app_is_not_told_of_a_snapshot_that_fell_out() {
+    let store = AppStore::new(4 * COST);
+    let mut link = store.link("tc");
+    link.subscribe(1, "a").unwrap();
+    assert!(link.answer(&asked(9, Some(1)), &recents("a", 50), 0));
+    offer(&store, "a", 2);
+    let of_stream = |messages: Vec<(u32, usize)>| {
+        let mine = messages.into_iter().filter(|(handle, _)| *handle == 1);
+        mine.map(|(_, bytes)| bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(of_stream(messages(&mut link)), [100, 100], "and no notice");
+    link.sent();
+    let lost = account(&store, "a");
+    assert!(lost.dropped[Reason::AppOverflow] >= 47, "{lost:?}");
+    assert_eq!((lost.notices, lost.imbalance()), (0, 0));
+}
+
+proptest! {
+    /// Whatever floods, an app whose queue is no more than an equal share of the store loses
+    /// nothing.
+    #[test]
+    fn a_quiet_app_loses_nothing_while_others_flood(
+        noisy in 1..6u32,
+        steps in prop::collection::vec((0..6u32, 1..40u32), 1..200),
+    ) {
+        let store = AppStore::new(200 * COST);
+        let mut link = store.link("tc");
+        let share = (200 - 200 / 64 - 1) / (noisy as usize + 1);
+        link.subscribe(0, "quiet").unwrap();
+        (1..=noisy).for_each(|app| link.subscribe(app, &format!("noisy-{app}")).unwrap());
+        let mut flooded = 0;
+        for (app, envelopes) in steps {
+            match app {
+                0 => {
+                    let waits = account(&store, "quiet").queued as usize;
+                    let room = share.saturating_sub(waits).min(envelopes as usize);
+                    offer(&store, "quiet", room as u32);
+                }
+                5 => {
+                    try_take(&mut link);
+                    link.sent();
+                }
+                app => {
+                    flooded += envelopes;
+                    offer(&store, &format!("noisy-{}", 1 + app % noisy), envelopes);
+                }
+            }
+            prop_assert_eq!(account(&store, "quiet").dropped.total(), 0, "{} flooded", flooded);
+        }
+    }
+}
