@@ -193,7 +193,7 @@ pub struct Config {
 
     /// TCP port of the admin listener on 127.0.0.1; 0 takes a free one.
     ///
-    /// Serves /health/live, /health/ready, /metrics and /subscriptions. Stands in for
+    /// Serves /health/live, /health/ready, /metrics, /subscriptions and /losses. Stands in for
     /// upstream's pprof port, whose variable it keeps.
     #[arg(long, env = "TRAFFIC_CONTROLLER_PPROF_PORT", default_value_t = 0)]
     pub admin_port: u16,

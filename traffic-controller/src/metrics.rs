@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use transport::ledger::{Account, Reason};
+use transport::losses::Losses;
 use transport::websocket::Ended;
 
 /// Counters and gauges of one Traffic Controller.
@@ -28,6 +29,7 @@ pub struct Metrics {
     egress: [Counter; 2],
     dropped: [[Counter; Reason::ALL.len()]; 3],
     imbalance: Gauge,
+    losses: Losses,
 }
 
 /// What clients read.
@@ -121,7 +123,13 @@ impl Metrics {
                 })
             }),
             imbalance: gauge!("traffic_controller_accounting_imbalance"),
+            losses: Losses::new("traffic-controller"),
         }
+    }
+
+    /// The page `/losses`.
+    pub(crate) fn losses(&self, query: &str) -> Result<String, String> {
+        self.losses.page(query)
     }
 
     /// A client was closed for being slow. The agent is told at once, if there is one and not
@@ -192,9 +200,9 @@ impl Metrics {
         gauge!("traffic_controller_access_control_disabled").set(f64::from(u8::from(!controlled)));
     }
 
-    /// Shows what the ledger says; returns the sums of firehoses and app streams.
+    /// Shows what the ledger says, and puts it into the history of losses; returns the sums of firehoses and app streams.
     pub(crate) fn audit(&self, ledger: &Ledger) -> [Account; 2] {
-        let read = ledger.read();
+        let read = self.losses.audit(|losses| ledger.audit(losses));
         self.firehoses.set(read.firehoses.open.len() as f64);
         self.app_streams.set(read.tails.open.len() as f64);
         self.imbalance.set(read.imbalance() as f64);

@@ -1,6 +1,6 @@
 //! The page `/subscriptions`: every client's account as it stands, what both ends of each link
-//! have counted, and the sums of those that ended. The metrics are sums of the same reading,
-//! so that they cannot disagree with it.
+//! have counted, and the sums of those that ended. The metrics and the history of losses are of
+//! the same reading, so that they cannot disagree with it.
 
 use crate::dopplers::Hop;
 use crate::dopplers::hop::{self, Sums};
@@ -8,7 +8,8 @@ use crate::streams::{self, Streams};
 use crate::topics::{self, Topics};
 use serde_json::json;
 use std::sync::Arc;
-use transport::ledger::{Account, Dropped};
+use transport::ledger::{Account, Cause, Dropped};
+use transport::losses::{self, Place, Whose};
 
 /// Whoever counts.
 pub struct Ledger {
@@ -40,6 +41,35 @@ impl Ledger {
         }
     }
 
+    /// The same, and puts into `losses` what of it was lost. What ended is told once.
+    pub fn audit(&self, losses: &mut losses::Reading) -> Reading {
+        let (firehoses, ended) = self.streams.audit();
+        let (tails, lost) = self.topics.audit();
+        for ((subscription, filter), dropped) in &ended.clients.named {
+            losses.grew(Whose::firehose(subscription, filter), dropped.causes());
+        }
+        losses.others(Place::Firehose, ended.clients.others.causes());
+        for ((doppler, subscription), gap) in &ended.gaps.named {
+            let whose = Whose::link(doppler, Some(subscription));
+            losses.grew(whose, gaps(*gap));
+        }
+        losses.others(Place::Link, gaps(ended.gaps.others));
+        for (app, dropped) in &lost.topics {
+            losses.stands(Whose::app(app), dropped.causes());
+        }
+        for (app, dropped) in &lost.ended.named {
+            losses.grew(Whose::app(app), dropped.causes());
+        }
+        losses.others(Place::App, lost.ended.others.causes());
+        let read = Reading {
+            firehoses,
+            tails,
+            app_links: self.app_links.iter().map(|hop| hop.page()).collect(),
+        };
+        read.stands(losses);
+        read
+    }
+
     /// The page, as JSON.
     pub fn page(&self) -> String {
         let read = self.read();
@@ -60,7 +90,34 @@ impl Ledger {
     }
 }
 
+fn gaps(gap: u64) -> impl Iterator<Item = (Cause, u64)> {
+    (gap > 0).then_some((Cause::Gap, gap)).into_iter()
+}
+
 impl Reading {
+    /// What open firehoses and links have lost so far.
+    fn stands(&self, losses: &mut losses::Reading) {
+        for entry in &self.firehoses.open {
+            if entry.account.dropped.total() > 0 {
+                let whose = Whose::firehose(&entry.firehose, entry.filter);
+                losses.stands(whose, entry.account.dropped.causes());
+            }
+            for link in entry.links.iter().filter(|link| link.sums.gap > 0) {
+                let whose = Whose::link(&link.doppler, Some(&entry.firehose));
+                losses.stands(whose, gaps(link.sums.gap));
+            }
+        }
+        for link in &self.app_links {
+            if link.sums.gap > 0 {
+                losses.stands(Whose::link(&link.doppler, None), gaps(link.sums.gap));
+            }
+            let dropped = link.topics.map(|topics| topics.dropped).unwrap_or_default();
+            if dropped.total() > 0 {
+                losses.stands(Whose::app_link(&link.doppler), dropped.causes());
+            }
+        }
+    }
+
     /// The sums of all firehoses and of all app streams, open and gone.
     pub fn sums(&self) -> [Account; 2] {
         let (mut firehoses, mut tails) = (self.firehoses.gone, self.tails.gone);

@@ -269,7 +269,11 @@ pub async fn run(
     admin.shutdown().spawn({
         let ledger = ledger.clone();
         let page = Box::new(move || ledger.page());
-        let admin_page = Admin::new(telemetry, ready.clone()).page("/subscriptions", page);
+        let counts = metrics.clone();
+        let losses = Box::new(move |query: &str| counts.losses(query));
+        let admin_page = Admin::new(telemetry, ready.clone())
+            .page("/subscriptions", page)
+            .question("/losses", losses);
         let shutdown = admin.shutdown();
         async move { admin_page.serve(listeners.admin, &shutdown).await }
     });

@@ -5,7 +5,12 @@ use crate::dopplers::hop::{self, Sums};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use transport::ledger::{Account, Reason};
+use transport::ledger::{Account, Dropped, Reason};
+use transport::losses::EndedSums;
+
+/// Clients, and links of clients, that ended between two looks at what was lost and that keep
+/// their names.
+const ENDED: usize = 1_024;
 
 /// All open streams.
 pub struct Streams {
@@ -13,13 +18,37 @@ pub struct Streams {
     most: usize,
 }
 
-#[derive(Default)]
 struct State {
     open: usize,
     last: u64,
     firehoses: BTreeMap<u64, Arc<Firehose>>,
     gone: Account,
     links_gone: Sums,
+    ended: EndedFirehoses,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            open: 0,
+            last: 0,
+            firehoses: BTreeMap::new(),
+            gone: Account::default(),
+            links_gone: Sums::default(),
+            ended: EndedFirehoses {
+                clients: EndedSums::new(ENDED),
+                gaps: EndedSums::new(ENDED),
+            },
+        }
+    }
+}
+
+/// What was lost by firehose clients that ended since this was asked last.
+pub struct EndedFirehoses {
+    /// By subscription id and filter.
+    pub clients: EndedSums<(String, &'static str), Dropped>,
+    /// On the way to them, by Doppler and subscription id.
+    pub gaps: EndedSums<(String, String), u64>,
 }
 
 struct Firehose {
@@ -114,17 +143,32 @@ impl Streams {
 
     /// Every firehose client's account, and the sums of those that are gone.
     pub fn accounts(&self) -> Accounts {
-        let state = self.lock();
-        let open = state.firehoses.values();
-        Accounts {
-            open: open.map(|firehose| firehose.entry()).collect(),
-            gone: state.gone,
-            links_gone: state.links_gone,
-        }
+        self.lock().accounts()
+    }
+
+    /// The same, and of the same moment what those lost that ended since this was asked last.
+    pub fn audit(&self) -> (Accounts, EndedFirehoses) {
+        let mut state = self.lock();
+        let ended = EndedFirehoses {
+            clients: state.ended.clients.take(),
+            gaps: state.ended.gaps.take(),
+        };
+        (state.accounts(), ended)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn accounts(&self) -> Accounts {
+        let open = self.firehoses.values();
+        Accounts {
+            open: open.map(|firehose| firehose.entry()).collect(),
+            gone: self.gone,
+            links_gone: self.links_gone,
+        }
     }
 }
 
@@ -188,9 +232,19 @@ impl Drop for Passage {
         let in_hand = std::mem::take(&mut account.queued);
         account.dropped.add(Reason::CloseResidue, in_hand);
         state.gone += *account;
+        let subscription = || self.firehose.subscription.clone();
+        if account.dropped.total() > 0 {
+            let client = (subscription(), self.firehose.filter);
+            state.ended.clients.add(client, account.dropped);
+        }
         for hop in &self.firehose.hops {
             hop.closed();
-            state.links_gone += hop.sums();
+            let sums = hop.sums();
+            state.links_gone += sums;
+            if sums.gap > 0 {
+                let link = (hop.doppler().to_owned(), subscription());
+                state.ended.gaps.add(link, sums.gap);
+            }
         }
     }
 }

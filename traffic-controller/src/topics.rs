@@ -15,8 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use transport::frame::Frames;
-use transport::ledger::{Account, Reason};
+use transport::ledger::{Account, Dropped, Reason};
 use transport::log::{Filter, Log, Member};
+use transport::losses::EndedSums;
+
+/// Topics that ended between two looks at what was lost and that keep their apps' names.
+const ENDED: usize = 1_024;
 
 /// All topics of this Traffic Controller.
 pub struct Topics {
@@ -35,7 +39,6 @@ pub struct Leave {
     app: Box<str>,
 }
 
-#[derive(Default)]
 struct State {
     handles: HashMap<Arc<str>, Handle>,
     topics: HashMap<Handle, Topic>,
@@ -43,7 +46,24 @@ struct State {
     last_tail: u64,
     links: Vec<Arc<Inbox>>,
     gone: Account,
+    /// What tails lost whose topics ended since somebody asked, by app.
+    ended: EndedSums<Arc<str>, Dropped>,
     closed: bool,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            handles: HashMap::new(),
+            topics: HashMap::new(),
+            last_handle: 0,
+            last_tail: 0,
+            links: Vec::new(),
+            gone: Account::default(),
+            ended: EndedSums::new(ENDED),
+            closed: false,
+        }
+    }
 }
 
 struct Topic {
@@ -93,6 +113,14 @@ pub struct Accounts {
     pub open: Vec<(Arc<str>, Account)>,
     /// The sums of those that are gone.
     pub gone: Account,
+}
+
+/// What was lost by app, of one moment.
+pub struct Lost {
+    /// Of topics there are: by all tails they ever had.
+    pub topics: Vec<(Arc<str>, Dropped)>,
+    /// Of topics that ended since this was asked last.
+    pub ended: EndedSums<Arc<str>, Dropped>,
 }
 
 impl Topics {
@@ -270,20 +298,15 @@ impl Topics {
 
     /// Every tail's account, and the sums of those that are gone.
     pub fn accounts(&self) -> Accounts {
-        let state = self.lock();
-        let mut accounts = Accounts {
-            open: Vec::new(),
-            gone: state.gone,
-        };
-        for topic in state.topics.values() {
-            let of_topic = topic.feed.log.accounts();
-            let open = of_topic.open.into_iter();
-            accounts
-                .open
-                .extend(open.map(|entry| (topic.app.clone(), entry.account)));
-            accounts.gone += of_topic.gone;
-        }
-        accounts
+        self.lock().accounts().0
+    }
+
+    /// The same, and what each topic lost; what ended is told once.
+    pub fn audit(&self) -> (Accounts, Lost) {
+        let mut state = self.lock();
+        let (accounts, topics) = state.accounts();
+        let ended = state.ended.take();
+        (accounts, Lost { topics, ended })
     }
 
     /// Ends all topics: tails drain what is there and then end.
@@ -307,7 +330,11 @@ impl Topics {
         }
         if let Some(topic) = state.topics.remove(&handle) {
             state.handles.remove(&topic.app);
-            state.gone += topic.feed.log.accounts().gone;
+            let last = topic.feed.log.accounts().gone;
+            state.gone += last;
+            if last.dropped.total() > 0 {
+                state.ended.add(topic.app, last.dropped);
+            }
         }
         for link in &state.links {
             link.ended(handle);
@@ -332,6 +359,28 @@ impl Drop for Leave {
 }
 
 impl State {
+    /// Every tail's account, the sums of those that are gone, and what each topic lost.
+    fn accounts(&self) -> (Accounts, Vec<(Arc<str>, Dropped)>) {
+        let mut accounts = Accounts {
+            open: Vec::new(),
+            gone: self.gone,
+        };
+        let mut lost = Vec::new();
+        for topic in self.topics.values() {
+            let of_topic = topic.feed.log.accounts();
+            let mut dropped = of_topic.gone.dropped;
+            for entry in of_topic.open {
+                dropped += entry.account.dropped;
+                accounts.open.push((topic.app.clone(), entry.account));
+            }
+            accounts.gone += of_topic.gone;
+            if dropped.total() > 0 {
+                lost.push((topic.app.clone(), dropped));
+            }
+        }
+        (accounts, lost)
+    }
+
     /// After 2^32 topics and requests they come round again, which a client that asks often can
     /// bring about in weeks: one that is still in use would show one app's envelopes to another's
     /// reader.
@@ -538,6 +587,7 @@ impl Drop for Tail {
 mod tests {
     use super::*;
     use futures::FutureExt;
+    use proptest::prelude::*;
     use transport::frame::Frames;
 
     fn topics() -> Arc<Topics> {
@@ -651,5 +701,56 @@ mod tests {
         let lost = |handle| log(handle).accounts().open[0].account.dropped.total();
         assert!(lost(1) > 0);
         assert_eq!(lost(2), 0);
+    }
+
+    #[test]
+    fn what_an_ended_topic_lost_has_its_apps_name_until_somebody_asks() {
+        let topics = topics();
+        let (tail, other) = (topics.tail("a"), topics.tail("b"));
+        let log = topics.lock().topics[&1].feed.log.clone();
+        log.append(&mut frames(3, 10));
+        assert!(topics.audit().1.topics.is_empty(), "nothing is lost");
+        drop(tail);
+        let lost = topics.audit().1;
+        assert_eq!(lost.ended.named["a"][Reason::NoMember], 3);
+        assert!(topics.audit().1.ended.named.is_empty(), "it is told once");
+        drop(other);
+        assert!(topics.audit().1.ended.named.is_empty(), "it lost nothing");
+    }
+
+    proptest! {
+        /// Whatever floods, an app whose topic is no more than an equal share of what topics may
+        /// hold loses nothing.
+        #[test]
+        fn a_quiet_app_loses_nothing_while_others_flood(
+            noisy in 1..6u32,
+            steps in prop::collection::vec((0..6u32, 1..30usize, 1..2_000usize), 1..200),
+        ) {
+            const CAP: usize = 256 << 10;
+            let topics = Topics::new(CAP, 1 << 20);
+            let share = (CAP - CAP / 64) / (noisy as usize + 1);
+            let quiet = topics.tail("quiet");
+            let floods: Vec<Tail> = (0..noisy)
+                .map(|app| topics.tail(&format!("noisy-{app}")))
+                .collect();
+            let feed = |handle: Handle| topics.lock().topics[&handle].feed.clone();
+            for (app, count, size) in steps {
+                let mut frames = frames(count, size);
+                match app {
+                    // What a chunk costs beside its frames is within a half of this.
+                    0 if feed(1).log.bytes() + 2 * count * (size + 64) <= share => {
+                        feed(1).append(0, &mut frames);
+                    }
+                    0 => continue,
+                    app => {
+                        feed(2 + app % noisy).append(0, &mut frames);
+                    }
+                }
+                topics.make_room();
+                let lost = feed(1).log.accounts().open[0].account.dropped.total();
+                prop_assert_eq!(lost, 0);
+            }
+            drop((quiet, floods));
+        }
     }
 }
