@@ -10,6 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use firehose_client::{CfCli, Emitter, EmitterBuilder, Filter, Identity, Token, Trust};
 use transport::clock::seconds;
+use transport::losses::HISTORY;
+
+use crate::why::About;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -22,7 +25,7 @@ Exit codes:
   0  done; also after Ctrl-C, or when whoever reads our output has left
   1  something unexpected
   2  the command line makes no sense
-  3  could not connect
+  3  could not connect; `why`: some admin listener could not be asked
   4  the token was refused (401, 403), or the login has ended: run `cf login`
   5  no such app, or not one you may see";
 
@@ -55,6 +58,7 @@ pub(crate) enum Command {
     Tail(Tail),
     Subscribe(Subscribe),
     Emit(Emit),
+    Why(Why),
     Completions(Completions),
 }
 
@@ -181,6 +185,48 @@ pub(crate) struct Emit {
     /// Name in the Doppler's certificate; an agent's is `metron`.
     #[arg(long, value_name = "NAME", default_value = "doppler")]
     server_name: String,
+}
+
+/// Say where, when and why envelopes were lost, and what to do: for operators.
+///
+/// Dopplers and Traffic Controllers remember an hour, each for itself: ask them all. What of
+/// them could not be asked is said, and the exit code is 3.
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Why {
+    /// Only what was lost of this app: by those who tail it, and at the door.
+    #[arg(long, value_name = "GUID", conflicts_with = "subscription")]
+    pub(crate) app: Option<String>,
+
+    /// Only what was lost by the firehose with this subscription id.
+    #[arg(long, value_name = "ID")]
+    pub(crate) subscription: Option<String>,
+
+    /// How far to look back, at most 1h.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = within_the_history)]
+    pub(crate) since: Duration,
+
+    /// Admin listeners: HOST:PORT, or a URL, of each Doppler and Traffic Controller, separated by
+    /// commas or repeated. They say where it is when they start, as `pprof bound to:`.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FIREHOSE_ADMIN",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(crate) admin: Vec<String>,
+
+    /// One JSON object instead: the pages `/losses` of all that answered.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn within_the_history(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        since if since > HISTORY => Err("losses are kept for an hour: 1h at most".to_owned()),
+        since => Ok(since),
+    }
 }
 
 /// Print what makes a shell complete these commands.
@@ -321,6 +367,17 @@ impl Subscribe {
             None => Filter::Everything,
             Some(FilterType::Logs) => Filter::Logs,
             Some(FilterType::Metrics) => Filter::Metrics,
+        }
+    }
+}
+
+impl Why {
+    /// What the question is about.
+    pub(crate) fn about(&self) -> About {
+        match (&self.app, &self.subscription) {
+            (Some(app), _) => About::App(app.clone()),
+            (None, Some(id)) => About::Subscription(id.clone()),
+            (None, None) => About::All,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
     #[error("could not begin")]
     Begin(#[from] io::Error),
+    #[error("{unasked} of {of} admin listeners could not be asked: what they lost is not known")]
+    Unasked { unasked: usize, of: usize },
     #[error("this is a bug")]
     Panicked,
 }
@@ -66,6 +68,7 @@ impl Failure {
             Failure::Stream(Error::Token { source }) => token(source),
             Failure::Stream(Error::Unreachable { .. } | Error::Refused { .. }) => 3,
             Failure::Emit(EmitError::Unreachable(_) | EmitError::NotHttp2 { .. }) => 3,
+            Failure::Unasked { .. } => 3,
             Failure::Stream(Error::Unauthorized { .. }) => 4,
             Failure::Stream(Error::NotFound { .. }) => 5,
             _ => 1,

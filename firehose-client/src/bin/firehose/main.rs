@@ -23,7 +23,7 @@ mod notes;
 mod output;
 mod platform;
 mod read;
-mod time;
+mod why;
 
 use args::{Cli, Command, Format};
 use exit::Failure;
@@ -89,6 +89,12 @@ fn run(cli: Cli, notes: Notes) -> Result<(), Failure> {
             })
         }
         Command::Emit(emit) => until_signal(move |stop| emit::emit(emit, notes, stop)),
+        Command::Why(why) => until_signal(move |mut stop| async move {
+            tokio::select! {
+                _ = &mut stop => Ok(()),
+                said = why::why(why, notes) => said,
+            }
+        }),
         Command::Completions(completions) => {
             let mut script = Vec::new();
             let mut command = Cli::command();
