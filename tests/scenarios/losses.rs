@@ -160,7 +160,7 @@ async fn what_readers_lose_that_leave_between_two_looks_has_their_name() {
         let tail = controller.tail(0).receive_buffer(SMALL).open().await;
         cluster.tailed([0], 1).await;
         tail.stall();
-        producer.send(3_000).await;
+        producer.send(8_000).await;
         tail.cut().await;
     }
     for admin in [doppler.admin, controller.admin] {

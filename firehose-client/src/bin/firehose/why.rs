@@ -138,7 +138,8 @@ async fn ask(admin: &str, query: &str) -> Result<Answer, AskError> {
         false => format!("http://{admin}"),
     };
     let client = Client::new(Base::parse(&url)?, Dialer::new(None, LIMITS.within))?;
-    let losses = get(&client, "/losses", &format!("/losses?{query}"));
+    let asked = format!("/losses?{query}");
+    let losses = get(&client, "/losses", &asked);
     let subscriptions = get(&client, "/subscriptions", "/subscriptions");
     let (losses, subscriptions) = tokio::join!(losses, subscriptions);
     let Subscriptions { subscriptions } = subscriptions?;
