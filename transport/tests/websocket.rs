@@ -404,6 +404,21 @@ async fn a_whole_conversation_one_byte_at_a_time_is_understood_by_a_server() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_frame_that_is_too_large_is_handed_out_first() {
+    let mut sent = numbered(0, 2, 10).bytes().to_vec();
+    // 16 MiB and a byte.
+    sent.extend_from_slice(&[0x82, 127, 0, 0, 0, 0, 1, 0, 0, 1]);
+    let (ours, _peer) = duplex(100);
+    let mut socket = Socket::new(ours, sent.into(), Options::client());
+    match socket.next().await {
+        Ok(Incoming::Frames { count, .. }) => assert_eq!(count, 2),
+        other => panic!("{other:?}"),
+    }
+    let ended = socket.next().await.unwrap_err();
+    assert_eq!(ended.fault(), Some("too_big"));
+}
+
+#[tokio::test]
 async fn bytes_the_handshake_read_too_many_come_first() {
     let frames = numbered(0, 2, 10);
     let (early, late) = frames.bytes().split_at(15);

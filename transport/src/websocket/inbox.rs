@@ -81,17 +81,25 @@ impl Inbox {
         let mut at = 0;
         let mut count = 0;
         let other = loop {
-            match frame::head(&self.buffer[at..]) {
+            let head = frame::head(&self.buffer[at..]);
+            let whole = match head {
+                Head::Binary(length) | Head::Other(length) => Some(length as u64),
+                Head::Partial(whole) => whole,
+            };
+            // Before it is here, and before there is room for it. What came before it goes out
+            // first: it arrived, however the bytes were cut.
+            match self.check_length(&self.buffer[at..], whole) {
+                Err(_) if count > 0 => break None,
+                checked => checked?,
+            }
+            match head {
                 // Inside a fragmented message this is a mistake, and the engine's to find.
                 Head::Binary(length) if self.role == Role::Client && !self.message_open() => {
-                    self.check_length(&self.buffer[at..], Some(length as u64))?;
                     at += length;
                     count += 1;
                 }
                 Head::Binary(length) | Head::Other(length) => break Some(length),
                 Head::Partial(whole) => {
-                    // Before it is here, and before there is room for it.
-                    self.check_length(&self.buffer[at..], whole)?;
                     // At most the largest message and its header now.
                     self.whole = whole.map_or(0, |whole| whole as usize);
                     break None;
@@ -105,7 +113,6 @@ impl Inbox {
         let Some(length) = other else {
             return Ok(Step::More);
         };
-        self.check_length(&self.buffer, Some(length as u64))?;
         let frame = self.buffer.split_to(length);
         if self.buffer.is_empty() && self.role == Role::Server {
             self.buffer = BytesMut::new();
