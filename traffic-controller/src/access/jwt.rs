@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -72,6 +73,9 @@ struct Claims {
     #[serde(default)]
     jti: String,
     scope: Vec<String>,
+    /// Claims are an object (RFC 7519 §4); without this member an array of the others passed.
+    #[serde(flatten)]
+    _others: HashMap<String, IgnoredAny>,
 }
 
 impl Jwt {
@@ -383,6 +387,7 @@ mod tests {
             but("scope", json!([["doppler.firehose"]])),
             but("scope", Value::Null),
             but("jti", "4e1d-r"),
+            json!([ISSUER, unix() + 600, 0, "", ["doppler.firehose"]]),
         ] {
             assert_eq!(jwt.check(&signer.token(&claims)).await, BAD, "{claims}");
         }
