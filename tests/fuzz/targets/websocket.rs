@@ -57,8 +57,9 @@ pub(super) fn frames(bytes: &[u8]) {
     match (&at_once.closed, &theirs.closed) {
         (ours, theirs) if ours == theirs => {}
         // A code that may not be sent ends the socket as a mistake of the peer; tungstenite makes
-        // it this Close.
+        // it this Close, and 1014 too, which was registered later.
         (None, Some((Some(1002), reason))) if reason == "Protocol violation" => {}
+        (Some((Some(1014), none)), Some((Some(1002), _))) if none.is_empty() => {}
         // One byte where a code takes two is no code to us.
         (Some((None, reason)), None) if reason.is_empty() => {}
         (ours, theirs) => panic!("{ours:?} but {theirs:?}"),

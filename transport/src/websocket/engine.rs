@@ -98,8 +98,9 @@ impl Engine {
                     format!("close code {code} is not for the wire"),
                 )),
                 code => {
-                    let reason =
-                        frame.map_or_else(String::new, |frame| frame.reason.as_str().to_owned());
+                    // tungstenite does not know 1014, and has words of its own in place of it.
+                    let said = frame.filter(|frame| Some(frame.code.into()) == code);
+                    let reason = said.map_or_else(String::new, |it| it.reason.as_str().to_owned());
                     Ok(Heard::Close(code, reason))
                 }
             },
