@@ -88,9 +88,8 @@ impl Egress {
         self.shutdown.spawn(async move {
             match handshake.upgraded::<Stream>().await {
                 Ok((stream, read)) => {
-                    egress
-                        .run(link, Socket::new(stream, read, options()), &peer)
-                        .await
+                    let socket = Socket::new(stream, read, options(&link));
+                    egress.run(link, socket, &peer).await
                 }
                 Err(error) => debug!(%peer, %error, "the peer left during the handshake"),
             }
@@ -131,7 +130,7 @@ impl Egress {
             Link::Apps => {
                 debug!(peer, "app link opened");
                 let link = self.router.app_link(peer);
-                app_link::run(link, self.router.recents(), socket, peer).await;
+                app_link::run(link, &self.router, socket, peer).await;
             }
         }
     }
@@ -144,7 +143,7 @@ impl Egress {
         tokio::select! {
             () = tokio::time::sleep(self.linger) => vacant.end(Reason::NoMember),
             () = self.shutdown.begun() => vacant.end(Reason::Drain),
-        }
+        };
     }
 }
 
@@ -157,17 +156,23 @@ fn select(filter: Filter) -> log::Filter {
     }
 }
 
-/// A Traffic Controller whose client stalls does not read, and so does not answer pings, for up
-/// to 30 s: it gets twice that.
-fn options() -> Options {
-    let patience = Duration::from_secs(60);
-    Options {
-        keep_alive: Some(KeepAlive {
-            interval: Duration::from_secs(15),
-            timeout: patience,
-        }),
-        stall: patience,
-        ..Options::link_server()
+/// A Traffic Controller always reads its app link: it has 30 s like everybody. A firehose link it
+/// does not read, nor answer pings, while its client stalls: for up to 30 s, and so it gets twice
+/// that.
+fn options(link: &Link) -> Options {
+    match link {
+        Link::Apps => Options::link_server(),
+        Link::Firehose(..) => {
+            let patience = Duration::from_secs(60);
+            Options {
+                keep_alive: Some(KeepAlive {
+                    interval: Duration::from_secs(15),
+                    timeout: patience,
+                }),
+                stall: patience,
+                ..Options::link_server()
+            }
+        }
     }
 }
 

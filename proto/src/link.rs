@@ -55,6 +55,9 @@ pub enum Upstream {
     Leave {},
     /// Send what is kept of an app, once.
     Recent(Recent),
+    /// On the app link: say how a firehose group stands, once. The group's own links cannot tell
+    /// while their client does not read.
+    Standing(Question),
     /// A message of a later version.
     #[serde(skip)]
     Unknown,
@@ -80,6 +83,31 @@ pub struct Recent {
     pub tail: Option<Handle>,
 }
 
+/// A question about a firehose group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// What the answer stands behind.
+    pub handle: Handle,
+    /// The path of the [`Request`](crate::request::Request) that its links have.
+    pub path: String,
+}
+
+/// How a firehose group stands at a Doppler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// Of the question.
+    pub handle: Handle,
+    /// Envelopes the group lost because the log was full, since it began.
+    pub overflowed: u64,
+    /// Bytes of the log between the group's cursor and the end.
+    pub behind: u64,
+    /// That, in thousandths of what the log may hold.
+    pub per_mille: u32,
+    /// Whether a member of the group waits for something to be sent.
+    pub idle: bool,
+}
+
 /// From Doppler to Traffic Controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -88,6 +116,8 @@ pub enum Downstream {
     Report(Report),
     /// A handle's last word: its counts are final.
     Ended(Ended),
+    /// The answer to a question about a group; none comes about a group that is not there.
+    Standing(Standing),
     /// A message of a later version.
     #[serde(skip)]
     Unknown,
@@ -113,6 +143,9 @@ pub struct Report {
     pub dropped: u64,
     /// Waiting.
     pub queued: u64,
+    /// Of `dropped`, since this link was opened.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// The counts of one app's stream when it ended.
@@ -156,6 +189,7 @@ impl Upstream {
             written: Option<Written>,
             leave: Option<serde::de::IgnoredAny>,
             recent: Option<Recent>,
+            standing: Option<Question>,
         }
 
         let members: Members = from_json(text)?;
@@ -165,6 +199,7 @@ impl Upstream {
             members.written.map(Upstream::Written),
             members.leave.map(|_| Upstream::Leave {}),
             members.recent.map(Upstream::Recent),
+            members.standing.map(Upstream::Standing),
         ]
         .into_iter()
         .flatten();
@@ -224,14 +259,21 @@ impl Downstream {
         struct Members {
             report: Option<Report>,
             ended: Option<Ended>,
+            standing: Option<Standing>,
         }
 
         let members: Members = from_json(text)?;
-        match (members.report, members.ended) {
-            (Some(report), None) => Ok(Downstream::Report(report)),
-            (None, Some(ended)) => Ok(Downstream::Ended(ended)),
-            (None, None) => Ok(Downstream::Unknown),
-            (Some(_), Some(_)) => Err(BadMessage::Ambiguous),
+        let mut said = [
+            members.report.map(Downstream::Report),
+            members.ended.map(Downstream::Ended),
+            members.standing.map(Downstream::Standing),
+        ]
+        .into_iter()
+        .flatten();
+        let message = said.next().unwrap_or(Downstream::Unknown);
+        match said.next() {
+            Some(_) => Err(BadMessage::Ambiguous),
+            None => Ok(message),
         }
     }
 
@@ -293,6 +335,14 @@ mod tests {
             sent: 2,
             dropped: 3,
             queued: 4,
+            missed: 1,
+        };
+        let standing = Standing {
+            handle: 7,
+            overflowed: 1,
+            behind: 2,
+            per_mille: 3,
+            idle: true,
         };
         let ended = Ended {
             handle: 7,
@@ -321,6 +371,13 @@ mod tests {
                 Upstream::Recent(recent(Some(3))),
                 r#"{"recent":{"handle":7,"app":"app","logs":100,"metrics":true,"tail":3}}"#,
             ),
+            (
+                Upstream::Standing(Question {
+                    handle: 7,
+                    path: "/firehose/n".into(),
+                }),
+                r#"{"standing":{"handle":7,"path":"/firehose/n"}}"#,
+            ),
             (Upstream::Unknown, "{}"),
         ] {
             assert_eq!(message.to_json(), text);
@@ -329,11 +386,15 @@ mod tests {
         for (message, text) in [
             (
                 Downstream::Report(report),
-                r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4}}"#,
+                r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4,"missed":1}}"#,
             ),
             (
                 Downstream::Ended(ended),
                 r#"{"ended":{"handle":7,"sent":8,"dropped":9}}"#,
+            ),
+            (
+                Downstream::Standing(standing),
+                r#"{"standing":{"handle":7,"overflowed":1,"behind":2,"per_mille":3,"idle":true}}"#,
             ),
             (Downstream::Unknown, "{}"),
         ] {
@@ -354,6 +415,15 @@ mod tests {
             Downstream::parse(r#"{"pause":[1]}"#).unwrap(),
             Downstream::Unknown
         );
+    }
+
+    #[test]
+    fn what_an_earlier_version_does_not_say_is_nothing() {
+        let text = r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4}}"#;
+        match Downstream::parse(text).unwrap() {
+            Downstream::Report(report) => assert_eq!((report.dropped, report.missed), (3, 0)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Hop {
     pub received: u64,
     /// What was sent and did not arrive, in lives of the link that are over.
     pub gap: u64,
+    /// What the Doppler lost of the subscription while the link was there.
+    pub missed_there: u64,
 }
 
 /// `offered + notices = sent + dropped + queued`.
@@ -143,6 +145,14 @@ impl Page {
             Ended::One(_) => 0,
         };
         links.sum::<u64>() + over
+    }
+
+    /// What Dopplers lost of firehoses whose clients are gone, while these were there.
+    pub fn missed_by_those_gone(&self) -> u64 {
+        match &self.ended {
+            Ended::Both { firehose_links, .. } => firehose_links.missed_there,
+            Ended::One(_) => 0,
+        }
     }
 
     /// The sums of the open firehoses with that id and filter ("everything", "logs",

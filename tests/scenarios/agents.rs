@@ -33,6 +33,7 @@ async fn five_hundred_agents_some_of_them_half_way_through_a_message_fit_into_th
         .dopplers(1)
         .controllers(1)
         .mtls()
+        .controller_flag("--slow-consumer-patience", 30)
         .start()
         .await;
     let doppler = &cluster.dopplers[0];

@@ -67,7 +67,12 @@ async fn three_clients_of_one_subscription_get_equal_shares() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_stalls_holds_back_what_it_holds_and_nothing_else() {
-    let cluster = Cluster::builder().dopplers(1).controllers(2).start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(2)
+        .controller_flag("--slow-consumer-patience", 30)
+        .start()
+        .await;
     let members = three(&cluster).await;
     let mut producer = cluster.dopplers[0]
         .producer(0, Workload::logs(10, 500))

@@ -26,6 +26,7 @@ mod recent;
 mod reload;
 mod reports;
 mod settings;
+mod slow;
 mod tc_http;
 
 use std::time::Duration;

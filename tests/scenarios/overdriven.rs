@@ -25,6 +25,10 @@ const LOG_BYTES: u64 = 4 << 20;
 /// Envelopes of about 1.2 KiB: with what four hops' kernels hold, twice what there is room for.
 const MANY: u64 = 40_000;
 
+/// Seconds a reader may take nothing though it loses: as long as there is. Who is closed for that
+/// is `slow`'s to show.
+const PATIENCE: u64 = 30;
+
 /// Envelopes that may be between a producer and the reader that keeps up.
 const ROUND: u64 = 500;
 
@@ -138,7 +142,8 @@ async fn a_firehose_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_lo
         .dopplers(2)
         .controllers(1)
         .mtls()
-        .doppler_flag("--log-bytes", LOG_BYTES);
+        .doppler_flag("--log-bytes", LOG_BYTES)
+        .controller_flag("--slow-consumer-patience", PATIENCE);
     let cluster = cluster.start().await;
     let canary = cluster.controllers[0].firehose("canary").open().await;
     let stalled = cluster.controllers[0]
@@ -211,7 +216,8 @@ async fn a_firehose_of_logs_is_told_of_lost_logs_only_and_where_they_are_missing
     let cluster = Cluster::builder()
         .dopplers(1)
         .controllers(1)
-        .doppler_flag("--log-bytes", LOG_BYTES);
+        .doppler_flag("--log-bytes", LOG_BYTES)
+        .controller_flag("--slow-consumer-patience", PATIENCE);
     let cluster = cluster.start().await;
     let canary = cluster.controllers[0]
         .firehose("canary")
@@ -262,6 +268,7 @@ async fn an_app_tail_that_stalled_is_told_its_exact_loss_and_the_one_beside_it_l
         .dopplers(1)
         .controllers(1)
         .mtls()
+        .controller_flag("--slow-consumer-patience", PATIENCE)
         .start()
         .await;
     let controller = &cluster.controllers[0];
@@ -406,6 +413,7 @@ async fn readers_that_never_read_cost_a_bounded_amount_of_memory() {
         .dopplers(1)
         .controllers(1)
         .mtls()
+        .controller_flag("--slow-consumer-patience", PATIENCE)
         .start()
         .await;
     let canary = cluster.controllers[0].firehose("canary").open().await;

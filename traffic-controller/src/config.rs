@@ -1,7 +1,7 @@
 //! What an operator can set, with its environment variable, unit and default. The only file
 //! that reads the environment.
 
-use crate::front::Origin;
+use crate::front::{Origin, Rules};
 use clap::Parser;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -183,6 +183,16 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_MAX_STREAMS", default_value_t = 10_000)]
     pub max_streams: usize,
 
+    /// Seconds a client may take no whole frame while that costs it envelopes, or leaves it more
+    /// than 4 MiB behind; after 30 it is closed in any case.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_SLOW_CONSUMER_PATIENCE", default_value = "5", value_parser = seconds)]
+    pub slow_consumer_patience: Duration,
+
+    /// Close a slow consumer with 1008 and the reason in words, instead of upstream's 1000
+    /// without: nozzles read 1000 as "scale out".
+    #[arg(long, env = "TRAFFIC_CONTROLLER_SLOW_CONSUMER_POLICY_CLOSE")]
+    pub slow_consumer_policy_close: bool,
+
     /// Bytes all apps' topics may hold together.
     #[arg(long, env = "TRAFFIC_CONTROLLER_TOPIC_BYTES", default_value_t = 64 << 20)]
     pub topic_bytes: usize,
@@ -256,6 +266,14 @@ impl Settings for Config {
         value("metric_emitter.interval", "metric_emitter_interval"),
         value("traffic_controller.tokens_file", "tokens_file"),
         value("traffic_controller.max_streams", "max_streams"),
+        value(
+            "traffic_controller.slow_consumer_patience",
+            "slow_consumer_patience",
+        ),
+        value(
+            "traffic_controller.slow_consumer_policy_close",
+            "slow_consumer_policy_close",
+        ),
         value("traffic_controller.topic_bytes", "topic_bytes"),
         value("traffic_controller.app_bytes", "app_bytes"),
         value("traffic_controller.pprof_port", "admin_port"),
@@ -374,6 +392,14 @@ impl Config {
             .into_iter()
             .map(|port| SocketAddr::new(address, port))
             .collect()
+    }
+
+    /// When a client is too slow, and how it is closed.
+    pub fn slow(&self) -> Rules {
+        Rules {
+            patience: self.slow_consumer_patience,
+            policy_close: self.slow_consumer_policy_close,
+        }
     }
 
     /// Where the admin listener is.

@@ -8,12 +8,14 @@ pub mod app_link;
 pub(crate) mod fake;
 pub mod firehose_link;
 pub mod hop;
+mod standing;
 
 pub use hop::Hop;
 
 use http::Request;
 use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
 use proto::link::PROTOCOL;
+use standing::Standings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub struct Doppler {
     dialer: Dialer,
     /// Whether the last attempt failed: outages are logged once, not once per link.
     down: AtomicBool,
+    /// How firehose groups stand there.
+    standings: Arc<Standings>,
 }
 
 /// Why a link did not open.
@@ -62,6 +66,7 @@ impl Doppler {
             address,
             dialer,
             down: AtomicBool::new(false),
+            standings: Arc::default(),
         }
     }
 

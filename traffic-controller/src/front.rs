@@ -6,15 +6,18 @@
 mod answer;
 pub mod connection;
 mod credential;
+mod end;
 mod firehose;
 mod origin;
 mod recent;
 mod security_log;
 mod set_cookie;
+mod slow;
 mod tail;
 
 pub use origin::{Origin, Origins};
 pub use security_log::{Ends, SecurityLog, SecurityLogError};
+pub use slow::{Lag, Rules};
 
 use self::answer::{bad_request, empty, last, moved, no_handshake, plain, refused, text};
 use self::credential::Credential;
@@ -69,6 +72,8 @@ pub struct Edge {
     pub upstream_answers: bool,
     /// Who writes down each request.
     pub security_log: Option<SecurityLog>,
+    /// When a client is too slow, and what it is told.
+    pub slow: Rules,
 }
 
 type Answer = Response<Full<Bytes>>;

@@ -49,7 +49,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         describe_counter!(
             "traffic_controller_slow_consumers_total",
-            "Clients closed for not reading"
+            "Clients closed for being too slow"
         );
         describe_counter!(
             "traffic_controller_refused_requests_total",

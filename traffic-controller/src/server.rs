@@ -345,6 +345,7 @@ fn edge(config: &Config) -> Result<Edge, StartError> {
         system_domain: config.system_domain.clone(),
         upstream_answers: config.upstream_answers,
         security_log,
+        slow: config.slow(),
     })
 }
 

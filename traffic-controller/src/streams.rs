@@ -217,9 +217,11 @@ impl Passage {
         account.queued = 0;
     }
 
-    /// How many were lost so far, for any reason.
+    /// How many were lost so far, for any reason, here and at the Dopplers.
     pub fn lost(&self) -> u64 {
-        self.firehose.account().dropped.total()
+        let hops = self.firehose.hops.iter();
+        let there = hops.map(|hop| hop.sums().missed_there);
+        there.fold(self.firehose.account().dropped.total(), u64::saturating_add)
     }
 }
 
@@ -285,6 +287,7 @@ mod tests {
             sent: 5,
             dropped: 0,
             queued: 0,
+            missed: 0,
         });
         drop(passage);
 

@@ -569,10 +569,12 @@ impl Tail {
     }
 
     /// Ends the tail; `taken` and `reason` as in [`Member::leave`] and for what it had not read.
-    pub fn end(mut self, taken: usize, reason: Reason) {
-        if let Some(vacant) = self.member.take().and_then(|member| member.leave(taken)) {
-            vacant.end(reason);
-        }
+    /// Returns its last account.
+    pub fn end(mut self, taken: usize, reason: Reason) -> Account {
+        let vacant = self.member.take().and_then(|member| member.leave(taken));
+        vacant
+            .and_then(|vacant| vacant.end(reason))
+            .unwrap_or_default()
     }
 }
 

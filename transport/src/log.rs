@@ -123,6 +123,27 @@ impl From<Claimed> for Claim {
     }
 }
 
+/// How far a group is behind the log, and what that has cost it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Frames it lost because the log had to make room, since it began.
+    pub overflowed: u64,
+    /// Bytes of the log between its cursor and the end, whether it asked for them or not.
+    pub behind: usize,
+    /// Bytes the log may hold.
+    pub cap: usize,
+    /// Whether a member waits for something to claim.
+    pub idle: bool,
+}
+
+impl Standing {
+    /// Which part of the log the group is behind, in thousandths.
+    pub fn per_mille(self) -> u32 {
+        let per_mille = self.behind as u128 * 1_000 / self.cap.max(1) as u128;
+        u32::try_from(per_mille).unwrap_or(u32::MAX)
+    }
+}
+
 /// One group's account, with who it is.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -284,6 +305,13 @@ impl Log {
     pub fn audit(&self) -> (Accounts, EndedGroups) {
         let mut state = self.lock();
         (state.accounts(), state.ended.take())
+    }
+
+    /// How the group of that name and filter stands, if there is one.
+    pub fn standing(&self, name: &str, filter: Filter) -> Option<Standing> {
+        let state = self.lock();
+        let group = state.groups[state.find(name, filter)?].as_ref()?;
+        Some(state.standing(group, self.overflow))
     }
 
     /// Bytes held in sealed chunks.
@@ -562,10 +590,21 @@ impl State {
         }
     }
 
+    fn standing(&self, group: &Group, overflow: Reason) -> Standing {
+        let from = (group.chunk - self.first) as usize;
+        let ahead = self.chunks.iter().skip(from);
+        Standing {
+            overflowed: group.account(0).dropped[overflow],
+            behind: ahead.map(|held| held.chunk.size()).sum(),
+            cap: self.cap,
+            idle: group.awaited(),
+        }
+    }
+
     /// Ends a group without members: what it had not read is lost for `reason`.
-    fn remove(&mut self, index: usize, reason: Reason) {
+    fn remove(&mut self, index: usize, reason: Reason) -> Account {
         let Some(mut group) = self.groups[index].take() else {
-            return;
+            return Account::default();
         };
         let unread = self.entry(&group).account.queued;
         group.dropped(reason, unread);
@@ -587,6 +626,7 @@ impl State {
         while self.groups.last().is_some_and(Option::is_none) {
             self.groups.pop();
         }
+        account
     }
 }
 
@@ -643,6 +683,14 @@ impl Member {
         group
             .map(|group| state.entry(group).account)
             .unwrap_or_default()
+    }
+
+    /// How this member's group stands.
+    pub fn standing(&self) -> Standing {
+        let state = self.log.lock();
+        let group = state.groups[self.group].as_ref();
+        let standing = group.map(|group| state.standing(group, self.log.overflow));
+        standing.unwrap_or_default()
     }
 
     /// Leaves the group. `taken` is how many bytes of the unsettled claim the socket took:
@@ -702,18 +750,19 @@ pub struct Vacant {
 }
 
 impl Vacant {
-    /// Ends the group if nobody came back; what it had not read is lost for `reason`.
-    pub fn end(self, reason: Reason) {
+    /// Ends the group if nobody came back; what it had not read is lost for `reason`. Returns its
+    /// last account, or nothing if it goes on.
+    pub fn end(self, reason: Reason) -> Option<Account> {
         let mut state = self.log.lock();
         let same = state
             .groups
             .get(self.group)
             .and_then(Option::as_ref)
             .is_some_and(|group| group.newest == self.newest && group.members() == 0);
-        if same {
-            state.remove(self.group, reason);
+        same.then(|| {
             self.log.groups.fetch_sub(1, Ordering::AcqRel);
-        }
+            state.remove(self.group, reason)
+        })
     }
 }
 

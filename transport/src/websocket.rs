@@ -26,6 +26,7 @@ use crate::frame;
 
 mod engine;
 mod inbox;
+mod progress;
 mod pulse;
 pub mod upgrade;
 
@@ -33,6 +34,7 @@ use engine::{Engine, Heard, protocol};
 use inbox::{Inbox, Step};
 use pulse::{Beat, Pulse, Rate};
 
+pub use progress::Progress;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// Bytes of pongs and pings that may wait for a peer that does not read them. A pong has at
@@ -64,8 +66,9 @@ pub struct Options {
     pub text: bool,
     /// How the peer's death is noticed; `None`: not at all.
     pub keep_alive: Option<KeepAlive>,
-    /// How long the stream may accept nothing while something waits to be written, before it
-    /// ends as [`Ended::Stalled`]. Over TLS the last 64 KiB count as waiting until they are out.
+    /// How long the peer may take no whole frame while one waits, before it ends as
+    /// [`Ended::Stalled`]: a byte now and then does not count. Over TLS the last 64 KiB count as
+    /// one frame, and as waiting until they are out.
     pub stall: Duration,
     /// Server role: how many pings and pongs per second the peer may send, with bursts of twice
     /// as many; more end the socket with 1008. 0: any number.
@@ -89,7 +92,7 @@ impl Options {
     /// A server whose peer is somebody's client: it is sent frames and should say nothing.
     ///
     /// 4 KiB messages, 10 control frames a second, ping at once and 15 s after each pong, 30 s
-    /// to answer it (Go Traffic Controller, `websocket_server.go`), 30 s to accept a byte.
+    /// to answer it (Go Traffic Controller, `websocket_server.go`), 30 s to accept a frame.
     pub fn server() -> Options {
         Options {
             role: Role::Server,
@@ -182,7 +185,7 @@ pub enum Ended {
     /// No pong, or in the client role nothing at all, within [`KeepAlive::timeout`].
     #[error("the peer fell silent")]
     Silent,
-    /// The stream accepted nothing for [`Options::stall`].
+    /// The stream accepted no whole frame for [`Options::stall`].
     #[error("the peer stopped reading")]
     Stalled,
     /// The peer broke the protocol or one of our limits.
@@ -330,8 +333,7 @@ pub struct Socket<S> {
     taken: usize,
     /// Written but not flushed.
     unflushed: bool,
-    /// Since when the stream accepts nothing.
-    blocked: Option<Instant>,
+    progress: Progress,
     /// Since when a message of the peer is incomplete; only kept in the server role.
     unfinished: Option<Instant>,
     pulse: Pulse,
@@ -346,6 +348,11 @@ impl<S> Socket<S> {
     /// this peer's (the last of them perhaps in part), those behind never left.
     pub fn taken(&self) -> usize {
         self.taken
+    }
+
+    /// Since when the peer takes nothing, to be asked while a `send` is under way.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Remembers the rest of the frame that was being written when a `send` ended.
@@ -385,7 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             rest: Bytes::new(),
             taken: 0,
             unflushed: false,
-            blocked: None,
+            progress: Progress::new(now),
             unfinished: None,
             pulse,
             controls: Rate::new(options.controls_per_second, now),
@@ -399,7 +406,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Writes a run of whole unmasked frames and flushes it. For the server role: a client's
     /// frames have to be masked (RFC 6455 §5.1).
     ///
-    /// Waits for as long as the peer accepts a byte every [`Options::stall`]. Ends early,
+    /// Waits for as long as the peer accepts a frame every [`Options::stall`]. Ends early,
     /// perhaps inside a frame, when the peer leaves, falls silent or breaks the protocol.
     ///
     /// May be dropped: the frame that was started is finished before anything else is written,
@@ -644,7 +651,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Does what is due.
     fn tick(&mut self, now: Instant) -> Result<(), Ended> {
         let over = |since: Option<Instant>, limit| since.is_some_and(|since| now >= since + limit);
-        if over(self.blocked, self.options.stall) {
+        if over(self.progress.waiting_since(), self.options.stall) {
             return Err(Ended::Stalled);
         }
         if over(self.unfinished, UNFINISHED) {
@@ -661,7 +668,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// The next moment at which `tick` has something to do.
     fn due(&self) -> Option<Instant> {
         [
-            self.blocked.map(|since| since + self.options.stall),
+            self.progress
+                .waiting_since()
+                .map(|since| since + self.options.stall),
             self.unfinished.map(|since| since + UNFINISHED),
             self.pulse.due(),
         ]
@@ -693,10 +702,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// boundary, and flushes.
     fn write(&mut self, cx: &mut Context<'_>, run: &[u8]) -> Poll<io::Result<()>> {
         let done = self.write_all(cx, run);
-        if done.is_pending() {
-            self.blocked.get_or_insert_with(Instant::now);
-        } else {
-            self.blocked = None;
+        match done.is_pending() {
+            true => self.progress.waits(),
+            false => self.progress.took(),
         }
         done
     }
@@ -725,12 +733,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => written,
             };
-            self.blocked = None;
             self.unflushed = true;
-            match kind {
-                Piece::Rest => self.rest = self.rest.slice(written..),
-                Piece::Run => self.taken += written,
-                Piece::Owed => self.engine.paid(written),
+            let whole = match kind {
+                Piece::Rest => {
+                    self.rest = self.rest.slice(written..);
+                    self.rest.is_empty()
+                }
+                Piece::Run => {
+                    let begun = self.taken;
+                    self.taken += written;
+                    // Frames are counted from the start of the run: only when it matters.
+                    self.progress.waiting_since().is_some()
+                        && frame::boundary(run, begun + 1) <= self.taken
+                }
+                Piece::Owed => {
+                    self.engine.paid(written);
+                    self.engine.owed().is_empty()
+                }
+            };
+            if whole {
+                self.progress.took();
             }
         }
         if self.unflushed {

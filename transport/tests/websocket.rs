@@ -939,20 +939,45 @@ async fn a_peer_that_does_not_read_stalls_at_the_configured_time_though_it_sends
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_a_byte_now_and_then_does_not_stall() {
+async fn a_peer_that_takes_a_frame_now_and_then_does_not_stall() {
     let (mut socket, mut peer) = raw(100, quiet());
-    let run = numbered(0, 2, 96);
+    let progress = socket.progress();
+    let run = numbered(0, 5, 96);
     let sending = tokio::spawn(async move {
-        socket.send(numbered(0, 2, 96).bytes()).await.unwrap();
+        socket.send(numbered(0, 5, 96).bytes()).await.unwrap();
         socket
     });
     let mut said = vec![0; run.bytes().len()];
-    for byte in &mut said {
+    for frame in said.chunks_mut(98) {
         tokio::time::sleep(Duration::from_secs(29)).await;
-        *byte = peer.read_u8().await.unwrap();
+        peer.read_exact(frame).await.unwrap();
     }
     assert_eq!(said, run.bytes());
     sending.await.unwrap();
+    assert_eq!(progress.waiting_since(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_a_byte_now_and_then_stalls_all_the_same() {
+    let (mut socket, mut peer) = raw(100, quiet());
+    let progress = socket.progress();
+    let start = Instant::now();
+    let drip = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            // Two bytes of the second frame went at once.
+            assert_eq!(progress.waiting_since(), Some(start));
+            peer.read_u8().await.unwrap();
+        }
+    };
+    let run = numbered(0, 2, 96);
+    let ended = tokio::select! {
+        ended = socket.send(run.bytes()) => ended.unwrap_err(),
+        () = drip => unreachable!(),
+    };
+    assert!(matches!(ended, Ended::Stalled), "{ended}");
+    assert_eq!(start.elapsed().as_secs(), 30);
+    assert_eq!(socket.taken(), 107);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! The link that carries all app tails of one Traffic Controller, each envelope behind the
-//! handle of its app, and what is kept of apps where it is asked for.
+//! handle of its app; what is kept of apps, and how firehose groups stand, where that is asked.
 
-use super::protocol;
 use super::report::Reports;
+use super::{protocol, select};
 use crate::metrics::Metrics;
+use crate::router::Router;
 use crate::router::app_store::{Link, Refused, Taken};
 use crate::router::recent::Recents;
-use proto::link::{self, Downstream, Upstream};
+use proto::link::{self, Downstream, Question, Standing, Upstream};
+use proto::request::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 use transport::clock::unix_ns;
@@ -15,11 +17,11 @@ use transport::websocket::{Close, Ended, Incoming, Socket};
 
 /// Writes what `link` takes, and follows the Traffic Controller's subscriptions, until one of
 /// them ends.
-pub(super) async fn run<S>(mut link: Link, recents: &Recents, mut socket: Socket<S>, peer: &str)
+pub(super) async fn run<S>(mut link: Link, router: &Router, mut socket: Socket<S>, peer: &str)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut reports = Reports::new();
+    let mut reports = Reports::new(link.account());
     let end = loop {
         tokio::select! {
             taken = link.take(unix_ns) => match taken {
@@ -45,8 +47,16 @@ where
             said = socket.next(), if !link.has_ended() => match said {
                 Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
                     Ok(Upstream::Leave {}) => break None,
+                    Ok(Upstream::Standing(question)) => {
+                        // Sent, not said: who asks and does not read the answers has to wait.
+                        if let Some(standing) = standing(router, &question)
+                            && let Err(ended) = socket.send_text(&standing.to_json()).await
+                        {
+                            break Some(ended);
+                        }
+                    }
                     Ok(message) => {
-                        if let Err(refused) = follow(&link, recents, message) {
+                        if let Err(refused) = follow(&link, router.recents(), message) {
                             break Some(Ended::Protocol {
                                 code: 1008,
                                 reason: refused.to_string().into(),
@@ -79,6 +89,31 @@ where
     }
 }
 
+/// How the group stands whose links have that path, if there is one.
+fn standing(router: &Router, question: &Question) -> Option<Downstream> {
+    let (path, query) = match question.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*question.path, None),
+    };
+    let Ok(Request::Firehose {
+        subscription,
+        filter,
+    }) = Request::parse(path, query)
+    else {
+        return None;
+    };
+    let standing = router
+        .log()
+        .standing(subscription.as_str(), select(filter))?;
+    Some(Downstream::Standing(Standing {
+        handle: question.handle,
+        overflowed: standing.overflowed,
+        behind: standing.behind as u64,
+        per_mille: standing.per_mille(),
+        idle: standing.idle,
+    }))
+}
+
 fn follow(link: &Link, recents: &Recents, message: Upstream) -> Result<(), Refused> {
     match message {
         Upstream::Subscribe(apps) => {
@@ -94,6 +129,8 @@ fn follow(link: &Link, recents: &Recents, message: Upstream) -> Result<(), Refus
             Metrics::recent_requested(answered);
             Ok(())
         }
-        Upstream::Leave {} | Upstream::Written(_) | Upstream::Unknown => Ok(()),
+        Upstream::Leave {} | Upstream::Written(_) | Upstream::Standing(_) | Upstream::Unknown => {
+            Ok(())
+        }
     }
 }

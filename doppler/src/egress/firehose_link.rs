@@ -33,7 +33,7 @@ pub(super) async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut reports = Reports::new();
+    let mut reports = Reports::new(member.account());
     let mut taken = 0;
     let end = loop {
         tokio::select! {

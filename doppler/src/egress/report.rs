@@ -16,12 +16,14 @@ pub(super) struct Reports {
     sent: u64,
     written: u64,
     told: u64,
+    /// What the subscription had lost before this link.
+    before: u64,
     ticks: Interval,
 }
 
 impl Reports {
-    /// A new epoch, with nothing sent.
-    pub(super) fn new() -> Reports {
+    /// A new epoch, with nothing sent, of a subscription with that account.
+    pub(super) fn new(account: Account) -> Reports {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Reports {
@@ -29,6 +31,7 @@ impl Reports {
             sent: 0,
             written: 0,
             told: 0,
+            before: account.dropped.total(),
             ticks,
         }
     }
@@ -62,11 +65,14 @@ impl Reports {
     /// The report: this link's `sent`, its subscription's losses and what waits.
     pub(super) fn tell(&mut self, account: Account) -> String {
         self.told = self.sent;
+        let dropped = account.dropped.total();
         let report = Report {
             epoch: self.epoch,
             sent: self.sent,
-            dropped: account.dropped.total(),
+            dropped,
             queued: account.queued,
+            // An app link's account is of the apps still tailed.
+            missed: dropped.saturating_sub(self.before),
         };
         Downstream::Report(report).to_json()
     }

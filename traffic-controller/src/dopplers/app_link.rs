@@ -59,8 +59,10 @@ impl AppLink {
                 Ok(socket) => {
                     self.hop.opened();
                     self.topics.renew(&self.inbox);
+                    self.doppler.standings.open();
                     self.carry(socket, &shutdown, &mut backoff).await;
                     self.inbox.close();
+                    self.doppler.standings.close();
                     self.filling.clear();
                     self.hop.closed();
                 }
@@ -98,6 +100,9 @@ impl AppLink {
                     Err(ended) => break ended,
                 },
                 changes = self.inbox.changes() => self.pass_on(&mut socket, changes),
+                questions = self.doppler.standings.questions() => {
+                    questions.iter().for_each(|question| socket.say(&question.to_json()));
+                }
                 () = &mut begun, if !leaving => {
                     leaving = true;
                     socket.say(&Upstream::Leave {}.to_json());
@@ -123,6 +128,7 @@ impl AppLink {
         match Downstream::parse(text) {
             Ok(Downstream::Report(report)) => self.hop.reported(report),
             Ok(Downstream::Ended(ended)) => self.hop.ended_there(ended.dropped),
+            Ok(Downstream::Standing(standing)) => self.doppler.standings.answered(standing),
             Ok(Downstream::Unknown) => {}
             Err(bad) => {
                 Metrics::link_faults("malformed", 1);

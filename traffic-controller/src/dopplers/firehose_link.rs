@@ -5,7 +5,9 @@
 //! so that loss has one address. A link that ends is opened again, until the client leaves;
 //! then each is read until its Doppler has said its last count.
 
+use super::standing::Asking;
 use super::{Doppler, Hop, LEAVE, OpenError};
+use crate::front::Lag;
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -48,6 +50,7 @@ struct FirehoseLink {
     doppler: Arc<Doppler>,
     path: Arc<str>,
     hop: Arc<Hop>,
+    asking: Asking,
     backoff: Backoff,
     state: State,
     leaving: bool,
@@ -126,6 +129,13 @@ impl FirehoseLinks {
         self.links[run.link].written += envelopes;
     }
 
+    /// How far the client is behind, as the Dopplers answered since this was last asked; asks
+    /// them again.
+    pub fn lag(&mut self) -> Lag {
+        let lags = self.links.iter().map(|link| link.asking.lag());
+        lags.fold(Lag::default(), Lag::and)
+    }
+
     /// Tells the Dopplers that the client goes. What they had begun to send still comes.
     pub fn leave(&mut self) {
         self.leaving = true;
@@ -149,6 +159,7 @@ impl FirehoseLink {
     fn new(doppler: Arc<Doppler>, path: Arc<str>) -> FirehoseLink {
         let hop = Arc::new(Hop::new(&doppler.address));
         FirehoseLink {
+            asking: doppler.standings.about(&path),
             state: open(&doppler, &path),
             doppler,
             path,
@@ -263,7 +274,7 @@ impl FirehoseLink {
                 self.hop.reported(report);
             }
             // A firehose link has no handles.
-            Ok(Downstream::Ended(_) | Downstream::Unknown) => {}
+            Ok(Downstream::Ended(_) | Downstream::Standing(_) | Downstream::Unknown) => {}
             Err(bad) => {
                 Metrics::link_faults("malformed", 1);
                 debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")

@@ -37,6 +37,8 @@ pub struct Sums {
     pub received: u64,
     /// What was sent and did not arrive, in the lives of the link that are over.
     pub gap: u64,
+    /// What the Doppler lost of the subscription while this link was there.
+    pub missed_there: u64,
 }
 
 /// What became of an app link's envelopes: `received = appended + answers + dropped`.
@@ -109,6 +111,7 @@ impl Hop {
             sent,
             received: life.received,
             gap: sent - life.received,
+            missed_there: life.missed_there,
         };
     }
 
@@ -129,6 +132,7 @@ impl Hop {
         let mut state = self.lock();
         if let Some(life) = &mut state.life {
             life.sent = report.sent;
+            life.missed_there = report.missed;
         }
         state.dropped_there = report.dropped;
         state.queued_there = report.queued;
@@ -195,6 +199,7 @@ impl AddAssign for Sums {
         self.sent = self.sent.saturating_add(other.sent);
         self.received += other.received;
         self.gap = self.gap.saturating_add(other.gap);
+        self.missed_there = self.missed_there.saturating_add(other.missed_there);
     }
 }
 
@@ -220,6 +225,7 @@ mod tests {
             sent,
             dropped: 3,
             queued: 4,
+            missed: 0,
         }
     }
 
@@ -228,6 +234,7 @@ mod tests {
             sent,
             received,
             gap,
+            missed_there: 0,
         }
     }
 
@@ -276,7 +283,7 @@ mod tests {
         hop.reported(report(2));
         assert_eq!(
             serde_json::to_string(&hop.page()).unwrap(),
-            r#"{"doppler":"d","connected":true,"sent":2,"received":2,"gap":0,"dropped_there":3,"queued_there":4}"#
+            r#"{"doppler":"d","connected":true,"sent":2,"received":2,"gap":0,"missed_there":0,"dropped_there":3,"queued_there":4}"#
         );
     }
 

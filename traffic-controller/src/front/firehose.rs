@@ -1,5 +1,7 @@
 //! One firehose client: what its links to all Dopplers bring, one run at a time.
 
+use super::end::End;
+use super::slow::{Slow, Watch};
 use super::{Client, Front};
 use crate::dopplers::LEAVE;
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
@@ -10,9 +12,8 @@ use proto::request::Filter;
 use std::pin::{Pin, pin};
 use tracing::{debug, warn};
 use transport::frame;
-use transport::ledger::Reason;
 use transport::listener::Stream;
-use transport::websocket::{Close, Ended, Socket};
+use transport::websocket::Socket;
 
 /// Writes to `socket` until the client leaves, what let it in is `lost`, or the process drains
 /// and the Dopplers have sent what they had begun to.
@@ -31,6 +32,8 @@ pub(super) async fn run(
         .streams
         .firehose(subscription, filter.name(), peer, hops);
     let mut draining = pin!(front.shutdown.begun());
+    let mut watch = Watch::new(front.edge.slow);
+    let progress = socket.progress();
     let mut leaving = false;
     let mut lost = pin!(lost);
     let mut overdue = pin!(async {
@@ -42,14 +45,15 @@ pub(super) async fn run(
             run = links.next() => match run {
                 Some(run) => {
                     passage.received(run.count);
-                    match pass_on(&run, &mut socket, &passage, overdue.as_mut()).await {
+                    let slow = watch.slow(&progress, || links.lag());
+                    match pass_on(&run, &mut socket, &passage, overdue.as_mut(), slow).await {
                         Ok(()) => links.written(&run, run.count),
                         Err(end) => break end,
                     }
                 }
                 None => break End::Drained,
             },
-            ended = socket.ended() => break End::Client(ended),
+            ended = socket.ended() => break End::of(ended),
             reason = &mut lost => break End::Lost(reason),
             () = &mut draining, if !leaving => {
                 leaving = true;
@@ -61,12 +65,9 @@ pub(super) async fn run(
     if let End::Client(ended) = &end {
         Metrics::stream_ended(ended);
     }
-    if let End::Client(Ended::Stalled) = end {
-        warn!(peer, subscription, "slow consumer: closing with 1000");
-    }
     // Both at once: the client need not wait for the Dopplers' last counts, nor they for it.
     let close = async {
-        match end.answer() {
+        match end.answer(&front.edge.slow) {
             Some(close) => socket.close(close).await,
             None => debug!(peer, "the client is gone"),
         }
@@ -74,42 +75,15 @@ pub(super) async fn run(
     let (late, ()) = tokio::join!(links.run_out(), close);
     passage.received(late);
     passage.cut_off(0, late, end.reason());
-    if let End::Client(Ended::Stalled) = end {
+    if let End::Slow(slow) = end {
+        let lost = passage.lost();
+        warn!(peer, subscription, lost, "{}", slow.words());
         front.metrics.slow_consumer(SlowConsumer {
             remote: client.peer.clone(),
             forwarded_for: client.forwarded_for.clone(),
             path: client.path.clone(),
-            lost: passage.lost(),
+            lost,
         });
-    }
-}
-
-/// Why a stream is over.
-enum End {
-    /// The client left, or did not keep up.
-    Client(Ended),
-    /// What let the client in is no longer good, for this reason.
-    Lost(&'static str),
-    /// The process drains: all is written, or the time for it is over.
-    Drained,
-}
-
-impl End {
-    /// Why what has not reached the client is lost.
-    fn reason(&self) -> Reason {
-        match self {
-            End::Client(Ended::Stalled) => Reason::SlowConsumer,
-            End::Client(_) | End::Lost(_) => Reason::CloseResidue,
-            End::Drained => Reason::Drain,
-        }
-    }
-
-    fn answer(&self) -> Option<Close> {
-        match self {
-            End::Client(ended) => ended.answer(),
-            End::Lost(reason) => Some(Close::POLICY.because(*reason)),
-            End::Drained => Some(Close::GOING_AWAY),
-        }
     }
 }
 
@@ -119,16 +93,20 @@ async fn pass_on(
     socket: &mut Socket<Stream>,
     passage: &Passage,
     overdue: Pin<&mut impl Future<Output = ()>>,
+    slow: impl Future<Output = Slow>,
 ) -> Result<(), End> {
     let end = tokio::select! {
+        // Most sends end at once: then nobody looks at the clock.
+        biased;
         sent = socket.send(&run.frames) => match sent {
             Ok(()) => {
                 passage.written(run.count);
                 return Ok(());
             }
-            Err(ended) => End::Client(ended),
+            Err(ended) => End::of(ended),
         },
         () = overdue => End::Drained,
+        slow = slow => End::Slow(slow),
     };
     let (written, lost) = split(&run.frames, socket.taken());
     passage.cut_off(written, lost, end.reason());
@@ -163,9 +141,9 @@ mod tests {
     use proto::link::Upstream;
     use std::sync::Arc;
     use tokio::net::{TcpListener, TcpStream};
-    use transport::ledger::Account;
+    use transport::ledger::{Account, Reason};
     use transport::shutdown::Drain;
-    use transport::websocket::{Incoming, Options};
+    use transport::websocket::{Close, Ended, Incoming, Options};
 
     #[test]
     fn of_a_run_that_was_cut_off_the_whole_frames_were_written() {

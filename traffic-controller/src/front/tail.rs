@@ -1,5 +1,7 @@
 //! One app tail: a reader of its app's topic, which may begin with what the Dopplers keep.
 
+use super::end::End;
+use super::slow::{Lag, Watch};
 use super::{Client, Front};
 use crate::metrics::Metrics;
 use crate::own_metrics::SlowConsumer;
@@ -10,10 +12,9 @@ use std::pin::pin;
 use tracing::{debug, warn};
 use transport::clock::unix_ns;
 use transport::frame::framed;
-use transport::ledger::Reason;
 use transport::listener::Stream;
-use transport::log::Claim;
-use transport::websocket::{Close, Ended, Socket};
+use transport::log::{Claim, Member};
+use transport::websocket::Socket;
 
 /// Writes to `socket` until the client leaves, what let it in is `lost`, or the process drains
 /// and the topic is read.
@@ -34,20 +35,29 @@ pub(super) async fn run(
         Some((logs, leave)) => tokio::select! {
             (tail, bytes) = begin(front, app, logs) => (tail, (bytes > 0).then_some((bytes, leave))),
             ended = socket.ended() => {
-                return end(Some(ended), Close::GOING_AWAY, socket, peer).await;
+                return close(&End::of(ended), front, socket, peer).await;
             }
         },
     };
     let mut taken = 0;
-    let mut close = Close::GOING_AWAY;
-    let ended = loop {
+    let mut watch = Watch::new(front.edge.slow);
+    let (progress, mut overflowed) = (socket.progress(), 0);
+    let end = loop {
         tokio::select! {
             claim = tail.member().claim() => match claim {
                 Some(claim) => {
                     let frames = bytes(claim, app);
-                    if let Err(ended) = socket.send(&frames).await {
+                    let member = &*tail.member();
+                    let slow = watch.slow(&progress, || lag(member, &mut overflowed));
+                    let sent = tokio::select! {
+                        // Most sends end at once: then nobody looks at the clock.
+                        biased;
+                        sent = socket.send(&frames) => sent.map_err(End::of),
+                        slow = slow => Err(End::Slow(slow)),
+                    };
+                    if let Err(end) = sent {
                         taken = socket.taken();
-                        break Some(ended);
+                        break end;
                     }
                     tail.member().sent();
                     // The next may ask when the client has what this one asked for: it counts for
@@ -57,39 +67,44 @@ pub(super) async fn run(
                         (left > 0).then_some((left, leave))
                     });
                 }
-                None => break None,
+                None => break End::Drained,
             },
-            ended = socket.ended() => break Some(ended),
-            reason = &mut lost => {
-                close = Close::POLICY.because(reason);
-                break None;
-            }
+            ended = socket.ended() => break End::of(ended),
+            reason = &mut lost => break End::Lost(reason),
         }
     };
-    match ended {
-        Some(Ended::Stalled) => {
-            warn!(peer, app, "slow consumer: closing with 1000");
-            let account = tail.member().account();
-            front.metrics.slow_consumer(SlowConsumer {
-                remote: client.peer.clone(),
-                forwarded_for: client.forwarded_for.clone(),
-                path: client.path.clone(),
-                // What waits is lost with it.
-                lost: account.dropped.total() + account.queued,
-            });
-            tail.end(taken, Reason::SlowConsumer);
-        }
-        _ => tail.end(taken, Reason::CloseResidue),
+    let lost = tail.end(taken, end.reason()).dropped.total();
+    if let End::Slow(slow) = end {
+        warn!(peer, app, lost, "{}", slow.words());
+        front.metrics.slow_consumer(SlowConsumer {
+            remote: client.peer.clone(),
+            forwarded_for: client.forwarded_for.clone(),
+            path: client.path.clone(),
+            lost,
+        });
     }
-    end(ended, close, socket, peer).await
+    close(&end, front, socket, peer).await
 }
 
-/// Closes as the peer's end asks for, or with `close` if it is ours.
-async fn end(ended: Option<Ended>, close: Close, socket: Socket<Stream>, peer: &str) {
-    ended.iter().for_each(Metrics::stream_ended);
-    match ended.as_ref().map_or(Some(close), Ended::answer) {
+/// Closes as the end asks for.
+async fn close(end: &End, front: &Front, socket: Socket<Stream>, peer: &str) {
+    if let End::Client(ended) = end {
+        Metrics::stream_ended(ended);
+    }
+    match end.answer(&front.edge.slow) {
         Some(close) => socket.close(close).await,
         None => debug!(peer, "the client is gone"),
+    }
+}
+
+/// How far the tail is behind its topic; `overflowed` is what it had lost at the last look.
+fn lag(member: &Member, overflowed: &mut u64) -> Lag {
+    let standing = member.standing();
+    let before = std::mem::replace(overflowed, standing.overflowed);
+    Lag {
+        lost: standing.overflowed - before,
+        behind: standing.behind as u64,
+        per_mille: standing.per_mille(),
     }
 }
 

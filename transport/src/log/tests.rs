@@ -368,7 +368,7 @@ proptest! {
                     let reader = readers.swap_remove(n);
                     vacant.extend(reader.member.leave(taken));
                 }
-                Step::Expire => vacant.drain(..).for_each(|v: Vacant| v.end(Reason::NoMember)),
+                Step::Expire => vacant.drain(..).for_each(|v: Vacant| _ = v.end(Reason::NoMember)),
                 _ => {}
             }
             for entry in log.accounts().open {
@@ -378,7 +378,7 @@ proptest! {
         }
         // Everybody goes: what was received and what was dropped is all that was offered.
         readers.clear();
-        vacant.drain(..).for_each(|v| v.end(Reason::NoMember));
+        vacant.drain(..).for_each(|v| _ = v.end(Reason::NoMember));
         prop_assert!(log.accounts().open.is_empty());
         let (mut all, mut count) = (log.accounts().gone, 0);
         for ids in received.values_mut() {
@@ -413,4 +413,39 @@ fn what_an_ended_group_lost_has_its_name_until_somebody_asks() {
     drop(other);
     assert_eq!(log.accounts().gone.dropped[Reason::NoMember], 6);
     assert_eq!(log.audit().1.named.len(), 1);
+}
+
+#[test]
+fn a_group_stands_as_far_behind_as_the_log_holds_for_it() {
+    let log = log(10 * FRAME);
+    let mut member = log.join("a", Filter::Logs);
+    let standing = || log.standing("a", Filter::Logs).unwrap();
+    assert_eq!(log.standing("a", Filter::Everything), None);
+    assert_eq!(standing().per_mille(), 0);
+    assert_eq!(try_claim(&mut member), None);
+    assert!(standing().idle);
+
+    // It holds one frame in hand, and what comes is more than there is room for.
+    for id in 0..16 {
+        log.append(&mut batch(id..id + 1));
+        log.seal();
+        if id == 0 {
+            assert_eq!(claimed_ids(&mut member), [0]);
+        }
+    }
+    assert_eq!(member.standing(), standing());
+    assert!(!standing().idle);
+    // Of 15 behind its cursor 10 are there, and of the others only logs were lost to it.
+    assert_eq!(
+        (standing().behind, standing().per_mille()),
+        (10 * FRAME, 1_000)
+    );
+    assert_eq!(standing().overflowed, 2);
+
+    let mut other = log.join("a", Filter::Logs);
+    while try_claim(&mut other).is_some() {
+        other.sent();
+    }
+    assert!(standing().idle, "the other one waits");
+    assert_eq!(standing().behind, 0);
 }

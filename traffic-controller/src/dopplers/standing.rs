@@ -1,0 +1,234 @@
+//! How firehose groups stand at one Doppler: how far behind, and what they lost by it.
+//!
+//! In come questions of streams whose clients do not read; out, over the app link, go messages,
+//! and back come answers. A firehose link cannot carry them: while its client does not read,
+//! what the Doppler says there waits behind what the client does not take. The app link is
+//! always read. A Doppler that is away or of an older version does not answer, and then the
+//! group is not known to be behind.
+
+use crate::front::Lag;
+use proto::link::{Handle, Question, Standing, Upstream};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// What is asked of one Doppler.
+#[derive(Default)]
+pub(super) struct Standings {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether there is an app link to ask over.
+    open: bool,
+    last: Handle,
+    groups: HashMap<Handle, Group>,
+    /// Whose question is still to be said.
+    waiting: BTreeSet<Handle>,
+}
+
+struct Group {
+    path: Arc<str>,
+    /// The answer nobody has looked at yet.
+    answer: Option<Standing>,
+    /// What the group had lost when somebody last looked.
+    overflowed: Option<u64>,
+}
+
+/// One stream's questions. Dropping it takes them back.
+pub(super) struct Asking {
+    standings: Arc<Standings>,
+    handle: Handle,
+}
+
+impl Standings {
+    /// Will ask about the group whose links have that path.
+    pub(super) fn about(self: &Arc<Standings>, path: &Arc<str>) -> Asking {
+        let mut state = self.lock();
+        let handle = state.next_handle();
+        let group = Group {
+            path: path.clone(),
+            answer: None,
+            overflowed: None,
+        };
+        state.groups.insert(handle, group);
+        Asking {
+            standings: self.clone(),
+            handle,
+        }
+    }
+
+    /// The app link is open: questions are asked from now on.
+    pub(super) fn open(&self) {
+        self.lock().open = true;
+    }
+
+    /// The app link is over: what was asked is not answered, and a Doppler that comes back
+    /// counts anew.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.waiting.clear();
+        for group in state.groups.values_mut() {
+            (group.answer, group.overflowed) = (None, None);
+        }
+    }
+
+    /// Waits for questions and takes them. Cancel-safe.
+    pub(super) async fn questions(&self) -> Vec<Upstream> {
+        loop {
+            let questions = self.lock().take_questions();
+            if !questions.is_empty() {
+                return questions;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// The Doppler has answered.
+    pub(super) fn answered(&self, standing: Standing) {
+        if let Some(group) = self.lock().groups.get_mut(&standing.handle) {
+            group.answer = Some(standing);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next_handle(&mut self) -> Handle {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.groups.contains_key(&self.last) {
+                return self.last;
+            }
+        }
+    }
+
+    fn take_questions(&mut self) -> Vec<Upstream> {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let question = |handle| {
+            let path = self.groups.get(&handle)?.path.to_string();
+            Some(Upstream::Standing(Question { handle, path }))
+        };
+        waiting.filter_map(question).collect()
+    }
+}
+
+impl Asking {
+    /// What the Doppler answered since this was last asked, and asks again.
+    ///
+    /// A group with an idle member is not behind: whoever stalls holds nobody up.
+    pub(super) fn lag(&self) -> Lag {
+        let mut state = self.standings.lock();
+        if state.open && state.waiting.insert(self.handle) {
+            self.standings.changed.notify_one();
+        }
+        let group = state.groups.get_mut(&self.handle);
+        let Some((group, answer)) = group.and_then(|group| {
+            let answer = group.answer.take()?;
+            Some((group, answer))
+        }) else {
+            return Lag::default();
+        };
+        let before = group.overflowed.replace(answer.overflowed);
+        match answer.idle {
+            true => Lag::default(),
+            false => Lag {
+                lost: answer
+                    .overflowed
+                    .saturating_sub(before.unwrap_or(answer.overflowed)),
+                behind: answer.behind,
+                per_mille: answer.per_mille,
+            },
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut state = self.standings.lock();
+        state.groups.remove(&self.handle);
+        state.waiting.remove(&self.handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn answer(handle: Handle, overflowed: u64, idle: bool) -> Standing {
+        Standing {
+            handle,
+            overflowed,
+            behind: 10,
+            per_mille: 20,
+            idle,
+        }
+    }
+
+    fn lag(lost: u64) -> Lag {
+        Lag {
+            lost,
+            behind: 10,
+            per_mille: 20,
+        }
+    }
+
+    #[test]
+    fn a_question_waits_for_an_app_link_and_is_said_once() {
+        let standings = Arc::new(Standings::default());
+        let asking = standings.about(&"/firehose/n".into());
+        assert_eq!(asking.lag(), Lag::default());
+        assert_eq!(standings.questions().now_or_never(), None);
+        standings.open();
+        asking.lag();
+        asking.lag();
+        let question = Question {
+            handle: asking.handle,
+            path: "/firehose/n".to_owned(),
+        };
+        let said = standings.questions().now_or_never();
+        assert_eq!(said, Some(vec![Upstream::Standing(question)]));
+        assert_eq!(standings.questions().now_or_never(), None);
+
+        asking.lag();
+        drop(asking);
+        assert_eq!(standings.questions().now_or_never(), None);
+    }
+
+    #[test]
+    fn what_a_group_lost_is_what_it_lost_since_the_answer_before() {
+        let standings = Arc::new(Standings::default());
+        let asking = standings.about(&"/firehose/n".into());
+        standings.open();
+        for (overflowed, lost) in [(5, 0), (5, 0), (7, 2), (7, 0)] {
+            standings.answered(answer(asking.handle, overflowed, false));
+            assert_eq!(asking.lag(), lag(lost));
+            assert_eq!(asking.lag(), Lag::default(), "an answer is good once");
+        }
+        // Another Doppler at the same address counts from 0.
+        standings.close();
+        standings.answered(answer(asking.handle, 1, false));
+        assert_eq!(asking.lag(), lag(0));
+    }
+
+    #[test]
+    fn a_group_with_an_idle_member_is_not_behind() {
+        let standings = Arc::new(Standings::default());
+        let asking = standings.about(&"/firehose/n".into());
+        for (overflowed, idle, expected) in [
+            (1, false, lag(0)),
+            (2, true, Lag::default()),
+            (3, false, lag(1)),
+        ] {
+            standings.answered(answer(asking.handle, overflowed, idle));
+            assert_eq!(asking.lag(), expected);
+        }
+    }
+}
