@@ -11,6 +11,7 @@ pub mod hop;
 mod standing;
 
 pub use hop::Hop;
+pub use standing::Lag;
 
 use http::Request;
 use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};

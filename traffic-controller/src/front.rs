@@ -17,7 +17,7 @@ mod tail;
 
 pub use origin::{Origin, Origins};
 pub use security_log::{Ends, SecurityLog, SecurityLogError};
-pub use slow::{Lag, Rules};
+pub use slow::Rules;
 
 use self::answer::{bad_request, empty, last, moved, no_handshake, plain, refused, text};
 use self::credential::Credential;

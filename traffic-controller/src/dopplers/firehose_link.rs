@@ -6,8 +6,7 @@
 //! then each is read until its Doppler has said its last count.
 
 use super::standing::Asking;
-use super::{Doppler, Hop, LEAVE, OpenError};
-use crate::front::Lag;
+use super::{Doppler, Hop, LEAVE, Lag, OpenError};
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use futures::FutureExt;

@@ -6,11 +6,32 @@
 //! always read. A Doppler that is away or of an older version does not answer, and then the
 //! group is not known to be behind.
 
-use crate::front::Lag;
 use proto::link::{Handle, Question, Standing, Upstream};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// How far a client is behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Envelopes lost to a full log since the last look.
+    pub lost: u64,
+    /// Bytes that wait for it there.
+    pub behind: u64,
+    /// That, in thousandths of what the log may hold; the worst of several logs.
+    pub per_mille: u32,
+}
+
+impl Lag {
+    /// Of one log and of another.
+    pub(super) fn and(self, other: Lag) -> Lag {
+        Lag {
+            lost: self.lost.saturating_add(other.lost),
+            behind: self.behind.saturating_add(other.behind),
+            per_mille: self.per_mille.max(other.per_mille),
+        }
+    }
+}
 
 /// What is asked of one Doppler.
 #[derive(Default)]

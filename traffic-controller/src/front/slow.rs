@@ -5,6 +5,7 @@
 //! half of the log for a minute, is closed as well: it will never catch up. Nobody is closed
 //! while nothing waits for it.
 
+use crate::dopplers::Lag;
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use transport::websocket::{Close, Progress};
@@ -54,28 +55,6 @@ impl Rules {
         match self.policy_close {
             true => Close::POLICY.because(why.words()),
             false => Close::NORMAL,
-        }
-    }
-}
-
-/// How far a client is behind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Lag {
-    /// Envelopes lost to a full log since the last look.
-    pub lost: u64,
-    /// Bytes that wait for it there.
-    pub behind: u64,
-    /// That, in thousandths of what the log may hold; the worst of several logs.
-    pub per_mille: u32,
-}
-
-impl Lag {
-    /// Of one log and of another.
-    pub(crate) fn and(self, other: Lag) -> Lag {
-        Lag {
-            lost: self.lost.saturating_add(other.lost),
-            behind: self.behind.saturating_add(other.behind),
-            per_mille: self.per_mille.max(other.per_mille),
         }
     }
 }

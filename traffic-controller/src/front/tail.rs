@@ -1,8 +1,9 @@
 //! One app tail: a reader of its app's topic, which may begin with what the Dopplers keep.
 
 use super::end::End;
-use super::slow::{Lag, Watch};
+use super::slow::Watch;
 use super::{Client, Front};
+use crate::dopplers::Lag;
 use crate::metrics::Metrics;
 use crate::own_metrics::SlowConsumer;
 use crate::recent::newest_logs;
