@@ -52,6 +52,13 @@ impl<T> fmt::Debug for Reloaded<T> {
     }
 }
 
+/// A value that somebody else replaces.
+impl<T> From<watch::Receiver<Arc<T>>> for Reloaded<T> {
+    fn from(value: watch::Receiver<Arc<T>>) -> Reloaded<T> {
+        Reloaded(value)
+    }
+}
+
 /// A value that stays as it is.
 impl<T> From<Arc<T>> for Reloaded<T> {
     fn from(value: Arc<T>) -> Reloaded<T> {
