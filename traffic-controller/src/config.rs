@@ -1,6 +1,7 @@
 //! What an operator can set, with its environment variable, unit and default. The only file
 //! that reads the environment.
 
+use crate::dopplers::discovery::Name;
 use crate::front::{Origin, Rules};
 use clap::Parser;
 use ipnet::IpNet;
@@ -55,9 +56,31 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE")]
     pub outgoing_key_file: Option<PathBuf>,
 
-    /// The Dopplers to read from, `host:port`, comma separated.
+    /// The Dopplers to read from, `host:port`, comma separated. Those of a file and of DNS are
+    /// read from too; one that is named twice has to be written the same way.
     #[arg(long, env = "ROUTER_ADDRS", value_delimiter = ',')]
     pub router_addrs: Vec<String>,
+
+    /// File of Dopplers to read from, `host:port`, one a line; read again when it changes.
+    ///
+    /// What follows a `#` does not count. Replace the file as a whole: one that is empty or does
+    /// not end with a newline changes nothing. A Doppler that is missing for 1 s is read to its
+    /// end and left.
+    #[arg(long, env = "ROUTER_ADDRS_FILE")]
+    pub router_addrs_file: Option<PathBuf>,
+
+    /// DNS names of Dopplers to read from, comma separated: `host:port` for all its addresses
+    /// (IPv6 only if there are none of IPv4), or the name of SRV records, `_doppler._tcp.domain`.
+    ///
+    /// Asked again when the answer's TTL is over, 2 s to 60 s apart. A Doppler that is missing for
+    /// 30 s, or missing and not reached, is read to its end and left; an answer that fails
+    /// changes nothing.
+    #[arg(long, env = "ROUTER_DNS_NAMES", value_delimiter = ',')]
+    pub router_dns_names: Vec<Name>,
+
+    /// Address and port of the DNS server to ask for them [default: those of /etc/resolv.conf].
+    #[arg(long, env = "ROUTER_DNS_SERVER")]
+    pub router_dns_server: Option<SocketAddr>,
 
     /// PEM file with the CA of the Dopplers' certificates. Without it: plain text.
     #[arg(long, env = "ROUTER_CA_FILE")]
@@ -233,6 +256,9 @@ impl Settings for Config {
         value("traffic_controller.address", "address"),
         pem("loggregator.outgoing_cert", "outgoing_cert_file"),
         pem("loggregator.outgoing_key", "outgoing_key_file"),
+        value("traffic_controller.doppler_addrs_file", "router_addrs_file"),
+        value("traffic_controller.doppler_dns_names", "router_dns_names"),
+        value("traffic_controller.doppler_dns_server", "router_dns_server"),
         pem("loggregator.tls.ca_cert", "router_ca_file"),
         pem("loggregator.tls.trafficcontroller.cert", "router_cert_file"),
         pem("loggregator.tls.trafficcontroller.key", "router_key_file"),

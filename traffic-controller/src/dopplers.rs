@@ -1,26 +1,36 @@
-//! The Dopplers, and how a link to one is opened.
+//! The Dopplers: which there are, and how a link to one is opened.
 //!
-//! In come addresses; out come sockets that speak `proto::link`. Links retry for ever, with
-//! full jitter under a cap of 2 s: a Doppler that comes back is read again within that.
+//! In come addresses, which may change while we run (`members`); out come sockets that speak
+//! `proto::link`. Links retry for ever, under the pace of the Doppler's [`gate`]: a Doppler that
+//! comes back is read again within 2 s.
 
 pub mod app_link;
+pub mod discovery;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod firehose_link;
+pub mod gate;
 pub mod hop;
+pub mod hops;
+pub mod members;
+mod outages;
+mod roll;
 mod standing;
 
 pub use hop::Hop;
+pub use hops::Hops;
+pub use members::{Dopplers, Members};
 pub use standing::Lag;
 
-use http::Request;
+use crate::metrics::Metrics;
+use gate::{Gate, Pace, Pass, Turn};
 use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
+use http::{Request, StatusCode};
 use proto::link::PROTOCOL;
 use standing::Standings;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use transport::cause::chain;
 use transport::listener::{DialError, Dialer, Stream};
 use transport::websocket::upgrade::{self, ConnectError};
@@ -36,10 +46,11 @@ pub(crate) const RECEIVE_BUFFER: usize = 256 << 10;
 /// One Doppler's address and how to reach it.
 pub struct Doppler {
     /// `host:port`.
-    pub address: String,
+    pub address: Arc<str>,
     dialer: Dialer,
-    /// Whether the last attempt failed: outages are logged once, not once per link.
-    down: AtomicBool,
+    gate: Gate,
+    /// Why it was not reached the last time, for the log.
+    trouble: Mutex<String>,
     /// How firehose groups stand there.
     standings: Arc<Standings>,
 }
@@ -60,58 +71,96 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether it is about this one link: the Doppler has no room for another firehose group,
+    /// and serves those it has.
+    fn is_of_one(&self) -> bool {
+        matches!(
+            self,
+            OpenError::Handshake {
+                source: ConnectError::Refused {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    ..
+                },
+                ..
+            }
+        )
+    }
+}
+
 impl Doppler {
-    /// A Doppler that is dialled like this.
+    /// A Doppler that is dialled like this, at its own pace.
     pub fn new(address: String, dialer: Dialer) -> Doppler {
+        Doppler::paced(address.into(), dialer, Pace::new())
+    }
+
+    /// A Doppler that shares its pace with others.
+    fn paced(address: Arc<str>, dialer: Dialer, pace: Arc<Pace>) -> Doppler {
         Doppler {
             address,
             dialer,
-            down: AtomicBool::new(false),
+            gate: Gate::new(pace),
+            trouble: Mutex::default(),
             standings: Arc::default(),
         }
     }
 
+    /// Waits until it is time to dial. Cancel-safe.
+    async fn pass(&self, turn: Turn) -> Pass {
+        self.gate.pass(turn).await
+    }
+
     /// Opens the link with that path.
-    async fn open(&self, path: &str) -> Result<Socket<Stream>, OpenError> {
+    async fn open(&self, pass: Pass, path: &str) -> Result<Socket<Stream>, OpenError> {
+        Metrics::dialled();
+        let late = || OpenError::Handshake {
+            address: self.address.to_string(),
+            source: ConnectError::Timeout,
+        };
+        let opened = timeout(pass.patience(), self.connect(path)).await;
+        let opened = opened.unwrap_or_else(|_| Err(late()));
+        match &opened {
+            Ok(_) => self.gate.reached(pass),
+            Err(error) => {
+                Metrics::dial_failed();
+                if error.is_of_one() {
+                    self.gate.reached(pass);
+                } else {
+                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = chain(error);
+                    self.gate.shut(pass);
+                }
+            }
+        }
+        opened
+    }
+
+    async fn connect(&self, path: &str) -> Result<Socket<Stream>, OpenError> {
         let stream = self.dialer.dial(&self.address).await?;
         let refused = |source| OpenError::Handshake {
-            address: self.address.clone(),
+            address: self.address.to_string(),
             source,
         };
         let request = Request::get(path)
-            .header(HOST, &self.address)
+            .header(HOST, &*self.address)
             .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
             .body(())
             .map_err(|_| refused(ConnectError::NoHost))?;
         let connected = upgrade::connect(stream, request, Instant::now() + OPEN).await;
         let (stream, read, _) = connected.map_err(refused)?;
-        self.report(None);
         Ok(Socket::new(stream, read, Options::link_client()))
     }
 
-    /// Logs that the Doppler went away or came back, once.
-    fn report(&self, failed: Option<&dyn std::error::Error>) {
-        let was_down = self.down.swap(failed.is_some(), Ordering::Relaxed);
-        match failed {
-            Some(error) if !was_down => {
-                let error = chain(error);
-                tracing::warn!(
-                    doppler = self.address,
-                    error,
-                    "cannot read from a Doppler; trying on"
-                );
-            }
-            None if was_down => {
-                tracing::info!(doppler = self.address, "reading from the Doppler again")
-            }
-            _ => {}
-        }
+    /// Whether it was reached the last time somebody tried.
+    fn is_reached(&self) -> bool {
+        self.gate.is_reached()
+    }
+
+    fn trouble(&self) -> String {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// How long a link is read on after it was told to leave, for what the Doppler had begun to send
 /// and its last count.
 pub(crate) const LEAVE: Duration = Duration::from_secs(1);
-
-/// All Dopplers.
-pub type Dopplers = Arc<[Arc<Doppler>]>;

@@ -75,6 +75,30 @@ impl Metrics {
             "traffic_controller_recent_missing_dopplers_total",
             "Dopplers that did not answer a request for recent logs or container metrics in time"
         );
+        describe_gauge!(
+            "traffic_controller_dopplers_known",
+            "Dopplers that are to be read from"
+        );
+        describe_gauge!(
+            "traffic_controller_dopplers_connected",
+            "Dopplers whose app link is open"
+        );
+        describe_counter!(
+            "traffic_controller_doppler_dials_total",
+            "Times a link to a Doppler was dialled"
+        );
+        describe_counter!(
+            "traffic_controller_doppler_dial_failures_total",
+            "Times it did not open"
+        );
+        describe_gauge!(
+            "traffic_controller_discovery_failed",
+            "1 while DNS does not tell which Dopplers there are and those known are kept, by name asked for"
+        );
+        describe_counter!(
+            "traffic_controller_discovery_failures_total",
+            "Times DNS did not tell which Dopplers there are"
+        );
         describe_gauge!("traffic_controller_firehoses", "Open firehose streams");
         describe_gauge!("traffic_controller_app_streams", "Open app streams");
         describe_counter!(
@@ -193,6 +217,33 @@ impl Metrics {
         if let Some(reason) = ended.fault() {
             Metrics::link_faults(reason, 1);
         }
+    }
+
+    /// So many Dopplers are to be read from, and so many of them are.
+    pub(crate) fn dopplers(known: usize, connected: usize) {
+        gauge!("traffic_controller_dopplers_known").set(known as f64);
+        gauge!("traffic_controller_dopplers_connected").set(connected as f64);
+    }
+
+    /// A link is dialled.
+    pub(crate) fn dialled() {
+        counter!("traffic_controller_doppler_dials_total").increment(1);
+    }
+
+    /// It did not open.
+    pub(crate) fn dial_failed() {
+        counter!("traffic_controller_doppler_dial_failures_total").increment(1);
+    }
+
+    /// Says whether DNS told what that name stands for.
+    pub(crate) fn discovery_failed(name: &str, failed: bool) {
+        let gauge = gauge!("traffic_controller_discovery_failed", "name" => name.to_owned());
+        gauge.set(f64::from(u8::from(failed)));
+    }
+
+    /// DNS did not tell.
+    pub(crate) fn discovery_failure() {
+        counter!("traffic_controller_discovery_failures_total").increment(1);
     }
 
     /// Says whether access is controlled.

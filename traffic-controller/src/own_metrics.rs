@@ -161,7 +161,7 @@ mod tests {
         let ledger = Arc::new(Ledger {
             streams: Streams::new(1),
             topics: Topics::new(1 << 20, 1 << 20),
-            app_links: vec![],
+            app_links: Arc::default(),
         });
         let (tell, slow) = mpsc::channel(EVENTS);
         (ToAgent::new(ledger, Arc::new(Metrics::new()), slow), tell)

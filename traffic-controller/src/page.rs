@@ -2,7 +2,7 @@
 //! have counted, and the sums of those that ended. The metrics and the history of losses are of
 //! the same reading, so that they cannot disagree with it.
 
-use crate::dopplers::Hop;
+use crate::dopplers::Hops;
 use crate::dopplers::hop::{self, Sums};
 use crate::streams::{self, Streams};
 use crate::topics::{self, Topics};
@@ -18,7 +18,7 @@ pub struct Ledger {
     /// App tails.
     pub topics: Arc<Topics>,
     /// The app links.
-    pub app_links: Vec<Arc<Hop>>,
+    pub app_links: Arc<Hops>,
 }
 
 /// What they all had counted when they were asked.
@@ -37,7 +37,7 @@ impl Ledger {
         Reading {
             firehoses: self.streams.accounts(),
             tails: self.topics.accounts(),
-            app_links: self.app_links.iter().map(|hop| hop.page()).collect(),
+            app_links: self.app_links.pages(),
         }
     }
 
@@ -64,7 +64,7 @@ impl Ledger {
         let read = Reading {
             firehoses,
             tails,
-            app_links: self.app_links.iter().map(|hop| hop.page()).collect(),
+            app_links: self.app_links.pages(),
         };
         read.stands(losses);
         read
@@ -102,12 +102,13 @@ impl Reading {
                 let whose = Whose::firehose(&entry.firehose, entry.filter);
                 losses.stands(whose, entry.account.dropped.causes());
             }
-            for link in entry.links.iter().filter(|link| link.sums.gap > 0) {
+            let links = entry.links.iter().filter(|link| link.is_of_one());
+            for link in links.filter(|link| link.sums.gap > 0) {
                 let whose = Whose::link(&link.doppler, Some(&entry.firehose));
                 losses.stands(whose, gaps(link.sums.gap));
             }
         }
-        for link in &self.app_links {
+        for link in self.app_links.iter().filter(|link| link.is_of_one()) {
             if link.sums.gap > 0 {
                 losses.stands(Whose::link(&link.doppler, None), gaps(link.sums.gap));
             }
@@ -159,18 +160,22 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dopplers::Hop;
 
     #[test]
     fn the_page_has_the_names_operators_read() {
         let ledger = Ledger {
             streams: Streams::new(1),
             topics: Topics::new(1 << 20, 1 << 20),
-            app_links: vec![Arc::new(Hop::to_topics("d"))],
+            app_links: Arc::new([Arc::new(Hop::to_topics("d"))].into_iter().collect()),
         };
         let hop = Arc::new(Hop::new("d"));
-        let passage = ledger
-            .streams
-            .firehose("n", "logs", "127.0.0.1:1", vec![hop.clone()]);
+        let passage = ledger.streams.firehose(
+            "n",
+            "logs",
+            "127.0.0.1:1",
+            Arc::new([hop.clone()].into_iter().collect()),
+        );
         let _tail = ledger.topics.tail("a");
         hop.opened();
         hop.received(2);

@@ -40,27 +40,27 @@ pub struct Gather {
 }
 
 struct State {
-    parts: Vec<Part>,
+    /// By number of link.
+    parts: BTreeMap<usize, Part>,
     /// What came of the app meanwhile, with the number of its link.
     live: VecDeque<(usize, Bytes)>,
     live_bytes: usize,
-    /// What of it had to go, by link.
-    lost: Vec<u64>,
+    /// What of it had to go, by link. A Doppler that joined later is among them.
+    lost: BTreeMap<usize, u64>,
     /// Nobody waits any more.
     over: bool,
 }
 
 /// One Doppler's answer.
-#[derive(Default)]
 struct Part {
+    doppler: Arc<str>,
     envelopes: VecDeque<Bytes>,
     bytes: usize,
     answer: Answer,
 }
 
-#[derive(Clone, Copy, Default, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Answer {
-    #[default]
     Awaited,
     Whole,
     Missing,
@@ -77,8 +77,8 @@ pub struct Asked {
 pub struct Gathered {
     /// Every envelope of every snapshot.
     pub envelopes: Vec<Bytes>,
-    /// The links, by number, over which no answer came, or not in time.
-    pub missing: Vec<usize>,
+    /// The Dopplers that did not answer, or not in time.
+    pub missing: Vec<Arc<str>>,
     /// How many were asked.
     pub asked: usize,
 }
@@ -93,14 +93,20 @@ pub struct Live {
 }
 
 impl Gather {
-    /// A request to so many Dopplers.
-    pub fn new(links: usize) -> Arc<Gather> {
+    /// A request over these links, each with the address of its Doppler.
+    pub fn new(links: impl Iterator<Item = (usize, Arc<str>)>) -> Arc<Gather> {
+        let part = |doppler| Part {
+            doppler,
+            envelopes: VecDeque::new(),
+            bytes: 0,
+            answer: Answer::Awaited,
+        };
         Arc::new(Gather {
             state: Mutex::new(State {
-                parts: std::iter::repeat_with(Part::default).take(links).collect(),
+                parts: links.map(|(link, doppler)| (link, part(doppler))).collect(),
                 live: VecDeque::new(),
                 live_bytes: 0,
-                lost: vec![0; links],
+                lost: BTreeMap::new(),
                 over: false,
             }),
             answered: Notify::new(),
@@ -129,9 +135,7 @@ impl Gather {
                 break;
             };
             state.live_bytes -= oldest.len();
-            if let Some(lost) = state.lost.get_mut(from) {
-                *lost += 1;
-            }
+            *state.lost.entry(from).or_default() += 1;
         }
     }
 
@@ -141,7 +145,7 @@ impl Gather {
         let all = async {
             loop {
                 let answered = self.answered.notified();
-                if self.lock().parts.iter().all(Part::is_settled) {
+                if self.lock().parts.values().all(Part::is_settled) {
                     break;
                 }
                 answered.await;
@@ -155,10 +159,10 @@ impl Gather {
             asked: state.parts.len(),
             ..Gathered::default()
         };
-        for (link, part) in std::mem::take(&mut state.parts).into_iter().enumerate() {
+        for part in std::mem::take(&mut state.parts).into_values() {
             match part.answer {
                 Answer::Whole => gathered.envelopes.extend(part.envelopes),
-                Answer::Awaited | Answer::Missing => gathered.missing.push(link),
+                Answer::Awaited | Answer::Missing => gathered.missing.push(part.doppler),
             }
         }
         gathered
@@ -170,7 +174,7 @@ impl Gather {
         state.live_bytes = 0;
         Live {
             envelopes: state.live.drain(..).map(|(_, envelope)| envelope).collect(),
-            lost: std::mem::take(&mut state.lost).iter().sum(),
+            lost: std::mem::take(&mut state.lost).values().sum(),
         }
     }
 
@@ -203,7 +207,7 @@ impl Asked {
     pub fn add(&self, envelope: &[u8]) {
         let mut state = self.gather.lock();
         let most = SNAPSHOT_BYTES / state.parts.len().max(1);
-        let Some(part) = state.parts.get_mut(self.link) else {
+        let Some(part) = state.parts.get_mut(&self.link) else {
             return;
         };
         part.bytes += envelope.len();
@@ -222,14 +226,12 @@ impl Asked {
         if state.over {
             return;
         }
-        if let Some(part) = state.parts.get_mut(link) {
+        if let Some(part) = state.parts.get_mut(&link) {
             part.answer = Answer::Whole;
         }
         state.live.retain(|(from, _)| *from != link);
         state.live_bytes = state.live.iter().map(|(_, envelope)| envelope.len()).sum();
-        if let Some(lost) = state.lost.get_mut(link) {
-            *lost = 0;
-        }
+        state.lost.remove(&link);
     }
 
     /// Whether nobody waits any more.
@@ -241,7 +243,7 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         let mut state = self.gather.lock();
-        if let Some(part) = state.parts.get_mut(self.link)
+        if let Some(part) = state.parts.get_mut(&self.link)
             && !part.is_settled()
         {
             part.answer = Answer::Missing;
@@ -303,10 +305,15 @@ mod tests {
         frames
     }
 
+    /// A request to so many Dopplers.
+    fn gather_of(links: usize) -> Arc<Gather> {
+        Gather::new((0..links).map(|link| (link, format!("doppler {link}").into())))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn whoever_has_all_answers_does_not_wait() {
         let begun = Instant::now();
-        let gather = Gather::new(2);
+        let gather = gather_of(2);
         let (one, two) = (gather.asked(0), gather.asked(1));
         one.add(b"a");
         two.add(b"b");
@@ -321,7 +328,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_does_not_answer_is_waited_for_a_second_and_is_missing_as_a_whole() {
         let begun = Instant::now();
-        let gather = Gather::new(2);
+        let gather = gather_of(2);
         let (one, two) = (gather.asked(0), gather.asked(1));
         one.add(b"half a snapshot");
         two.add(b"b");
@@ -330,7 +337,7 @@ mod tests {
         assert_eq!(begun.elapsed(), PATIENCE);
         assert_eq!(
             (gathered.envelopes, gathered.missing),
-            (vec!["b".into()], vec![0])
+            (vec!["b".into()], vec!["doppler 0".into()])
         );
         assert!(one.is_over());
         one.add(b"too late");
@@ -340,7 +347,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_ends_is_not_waited_for() {
         let begun = Instant::now();
-        let gather = Gather::new(1);
+        let gather = gather_of(1);
         drop(gather.asked(0));
         assert_eq!(gather.gathered().await.missing.len(), 1);
         assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -385,7 +392,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_before_a_marker_is_in_the_snapshot_and_what_came_after_is_not() {
-        let gather = Gather::new(3);
+        let gather = gather_of(3);
         let (one, two, three) = (gather.asked(0), gather.asked(1), gather.asked(2));
         gather.live(0, &frames(&[b"0 before"]));
         gather.live(1, &frames(&[b"1 before"]));
@@ -404,7 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_holds_no_more_than_it_may_and_keeps_the_newest() {
-        let gather = Gather::new(2);
+        let gather = gather_of(2);
         let (one, two) = (gather.asked(0), gather.asked(1));
         let large = vec![7; SNAPSHOT_BYTES / 4];
         one.add(b"old");

@@ -7,8 +7,9 @@ mod authorities;
 use self::authorities::{access, is_left_open};
 use crate::access::{Tokens, TokensError};
 use crate::config::Config;
-use crate::dopplers::app_link::AppLink;
-use crate::dopplers::{Doppler, Dopplers, OPEN, RECEIVE_BUFFER};
+use crate::dopplers::discovery::{self, FileError};
+use crate::dopplers::members::Sources;
+use crate::dopplers::{Members, OPEN, RECEIVE_BUFFER};
 use crate::front::{Edge, Front, Origins, SecurityLog, SecurityLogError, connection};
 use crate::metrics::Metrics;
 use crate::own_metrics::ToAgent;
@@ -68,6 +69,9 @@ pub enum StartError {
     /// The token file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The file of Dopplers cannot be used.
+    #[error(transparent)]
+    Dopplers(#[from] FileError),
     /// The security event log cannot be written.
     #[error(transparent)]
     SecurityLog(#[from] SecurityLogError),
@@ -185,6 +189,9 @@ pub fn check(config: &Config) -> Vec<String> {
     if let Some(path) = &config.tokens_file {
         errors.extend(Tokens::read(path).err().map(Into::into));
     }
+    if let Some(path) = &config.router_addrs_file {
+        errors.extend(discovery::read(path).err().map(Into::into));
+    }
     errors.extend(authorities::mistakes(config));
     errors.extend(exposed(config));
     if config.router_tls().is_none() {
@@ -212,7 +219,8 @@ pub async fn run(
         }
         None => None,
     };
-    let dopplers = dopplers(&config, &mut reload)?;
+    let sources = sources(&config, &mut reload)?;
+    let to_dopplers = to_dopplers(&config, &mut reload)?;
     let agent = agent(&config, &mut reload)?;
     let access = access(&config, &mut reload)?;
     let hangup = Hangup::listen().map_err(|source| StartError::System {
@@ -232,17 +240,14 @@ pub async fn run(
     let until = accepting.shutdown();
     accepting.shutdown().spawn(reload.run(hangup, until));
 
-    let mut app_links = Vec::new();
-    for doppler in dopplers.iter() {
-        let (link, hop) = AppLink::new(doppler.clone(), topics.clone());
-        app_links.push(hop);
-        links.shutdown().spawn(link.run(links.shutdown()));
-    }
+    let members = Members::new(sources, to_dopplers, topics.clone());
+    let dopplers = members.dopplers();
     let ledger = Arc::new(Ledger {
         streams: streams.clone(),
         topics: topics.clone(),
-        app_links,
+        app_links: members.app_links(),
     });
+    links.shutdown().spawn(members.run(links.shutdown()));
     let edge = edge(&config)?;
     let security_log = edge.security_log.clone();
     let front = Arc::new(Front {
@@ -349,7 +354,28 @@ fn edge(config: &Config) -> Result<Edge, StartError> {
     })
 }
 
-fn dopplers(config: &Config, reload: &mut Reload) -> Result<Dopplers, StartError> {
+/// Who says which Dopplers there are.
+fn sources(config: &Config, reload: &mut Reload) -> Result<Sources, StartError> {
+    let file = match config.router_addrs_file.clone() {
+        Some(path) => {
+            let files = vec![path.clone()];
+            Some(reload.load("dopplers", files, move || discovery::read(&path))?)
+        }
+        None => None,
+    };
+    Ok(Sources {
+        settings: config
+            .router_addrs
+            .iter()
+            .map(|it| it.as_str().into())
+            .collect(),
+        file,
+        dns: config.router_dns_names.clone(),
+        dns_server: config.router_dns_server,
+    })
+}
+
+fn to_dopplers(config: &Config, reload: &mut Reload) -> Result<Dialer, StartError> {
     let tls = match config.router_tls() {
         Some((identity, ca)) => {
             let client = reload.client("router", identity, ca, HTTP_1_1)?;
@@ -357,15 +383,13 @@ fn dopplers(config: &Config, reload: &mut Reload) -> Result<Dopplers, StartError
         }
         None => None,
     };
-    let dialer = Dialer {
+    Ok(Dialer {
         buffers: Buffers {
             send: None,
             receive: Some(RECEIVE_BUFFER),
         },
         ..Dialer::new(tls, OPEN)
-    };
-    let doppler = |address: &String| Arc::new(Doppler::new(address.clone(), dialer.clone()));
-    Ok(config.router_addrs.iter().map(doppler).collect())
+    })
 }
 
 /// Who reports to the agent, if there is one.

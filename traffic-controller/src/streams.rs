@@ -1,7 +1,8 @@
 //! The client streams that are open: how many there may be, and each firehose client's account.
 
-use crate::dopplers::Hop;
+use crate::dopplers::Hops;
 use crate::dopplers::hop::{self, Sums};
+use crate::dopplers::hops::LEFT;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +56,7 @@ struct Firehose {
     subscription: String,
     filter: &'static str,
     peer: String,
-    hops: Vec<Arc<Hop>>,
+    hops: Arc<Hops>,
     account: Mutex<Account>,
 }
 
@@ -81,7 +82,7 @@ pub struct Entry {
     pub client: String,
     /// Its sums.
     pub account: Account,
-    /// Its links, one to each Doppler.
+    /// Its links, one to each Doppler, and the sums of those to Dopplers that have left.
     pub links: Vec<hop::Page>,
 }
 
@@ -120,7 +121,7 @@ impl Streams {
         subscription: &str,
         filter: &'static str,
         peer: &str,
-        hops: Vec<Arc<Hop>>,
+        hops: Arc<Hops>,
     ) -> Passage {
         let firehose = Arc::new(Firehose {
             subscription: subscription.to_owned(),
@@ -185,7 +186,7 @@ impl Firehose {
             filter: self.filter,
             client: self.peer.clone(),
             account: *self.account(),
-            links: self.hops.iter().map(|hop| hop.page()).collect(),
+            links: self.hops.pages(),
         }
     }
 
@@ -219,8 +220,8 @@ impl Passage {
 
     /// How many were lost so far, for any reason, here and at the Dopplers.
     pub fn lost(&self) -> u64 {
-        let hops = self.firehose.hops.iter();
-        let there = hops.map(|hop| hop.sums().missed_there);
+        let links = self.firehose.hops.pages().into_iter();
+        let there = links.map(|link| link.sums.missed_there);
         there.fold(self.firehose.account().dropped.total(), u64::saturating_add)
     }
 }
@@ -239,13 +240,11 @@ impl Drop for Passage {
             let client = (subscription(), self.firehose.filter);
             state.ended.clients.add(client, account.dropped);
         }
-        for hop in &self.firehose.hops {
-            hop.closed();
-            let sums = hop.sums();
-            state.links_gone += sums;
-            if sums.gap > 0 {
-                let link = (hop.doppler().to_owned(), subscription());
-                state.ended.gaps.add(link, sums.gap);
+        for page in self.firehose.hops.close() {
+            state.links_gone += page.sums;
+            if page.sums.gap > 0 && page.doppler != LEFT {
+                let link = (page.doppler, subscription());
+                state.ended.gaps.add(link, page.sums.gap);
             }
         }
     }
@@ -254,10 +253,16 @@ impl Drop for Passage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dopplers::Hop;
     use proto::link::Report;
 
     fn passage(streams: &Arc<Streams>, hop: &Arc<Hop>) -> Passage {
-        streams.firehose("n", "everything", "peer", vec![hop.clone()])
+        streams.firehose(
+            "n",
+            "everything",
+            "peer",
+            Arc::new([hop.clone()].into_iter().collect()),
+        )
     }
 
     #[test]

@@ -44,6 +44,7 @@ struct State {
     topics: HashMap<Handle, Topic>,
     last_handle: Handle,
     last_tail: u64,
+    last_link: usize,
     links: Vec<Arc<Inbox>>,
     gone: Account,
     /// What tails lost whose topics ended since somebody asked, by app.
@@ -59,6 +60,7 @@ impl Default for State {
             last_handle: 0,
             last_tail: 0,
             links: Vec::new(),
+            last_link: 0,
             gone: Account::default(),
             ended: EndedSums::new(ENDED),
             closed: false,
@@ -81,10 +83,11 @@ pub struct Feed {
 }
 
 /// What an app link has still to say to its Doppler. It collects only while the link is open.
-#[derive(Default)]
 pub struct Inbox {
-    /// Which of the links it is of.
+    /// Which of the links it is of. No number comes again.
     pub number: usize,
+    /// Whose link it is.
+    doppler: Arc<str>,
     waiting: Mutex<Waiting>,
     changed: Notify,
 }
@@ -154,7 +157,7 @@ impl Topics {
     pub fn tail_with_recent(self: &Arc<Topics>, app: &str, logs: u32) -> Beginning {
         let mut state = self.lock();
         let (handle, feed) = self.enter(&mut state, app);
-        let gather = Gather::new(state.links.len());
+        let gather = Gather::new(state.parts());
         feed.lock().push(gather.clone());
         state.ask(&gather, |own| Recent {
             handle: own,
@@ -176,7 +179,7 @@ impl Topics {
     pub async fn recent(&self, app: &str, logs: u32, metrics: bool) -> Gathered {
         let gather = {
             let mut state = self.lock();
-            let gather = Gather::new(state.links.len());
+            let gather = Gather::new(state.parts());
             state.ask(&gather, |own| Recent {
                 handle: own,
                 app: app.to_owned(),
@@ -242,15 +245,23 @@ impl Topics {
         handle
     }
 
-    /// The inbox of an app link, closed as yet.
-    pub fn link(&self) -> Arc<Inbox> {
+    /// The inbox of an app link to that Doppler, closed as yet.
+    pub fn link(&self, doppler: &Arc<str>) -> Arc<Inbox> {
         let mut state = self.lock();
+        state.last_link += 1;
         let inbox = Arc::new(Inbox {
-            number: state.links.len(),
-            ..Inbox::default()
+            number: state.last_link,
+            doppler: doppler.clone(),
+            waiting: Mutex::default(),
+            changed: Notify::new(),
         });
         state.links.push(inbox.clone());
         inbox
+    }
+
+    /// The link's Doppler is leaving: it is told of nothing more.
+    pub fn unlink(&self, inbox: &Arc<Inbox>) {
+        self.lock().links.retain(|link| !Arc::ptr_eq(link, inbox));
     }
 
     /// Opens an inbox for a link that starts over: it begins with every topic there is.
@@ -398,11 +409,17 @@ impl State {
         self.last_tail.to_string()
     }
 
+    /// Whoever can be asked what it keeps: the link and its Doppler.
+    fn parts(&self) -> impl Iterator<Item = (usize, Arc<str>)> {
+        let links = self.links.iter();
+        links.map(|link| (link.number, link.doppler.clone()))
+    }
+
     /// Asks every Doppler there is a link to; the others are missing at once.
     fn ask(&mut self, gather: &Arc<Gather>, question: impl FnOnce(Handle) -> Recent) {
         let question = question(self.next_handle());
-        for (number, link) in self.links.iter().enumerate() {
-            link.ask(question.clone(), gather.asked(number));
+        for link in &self.links {
+            link.ask(question.clone(), gather.asked(link.number));
         }
     }
 }
@@ -611,7 +628,7 @@ mod tests {
     #[test]
     fn a_closed_inbox_collects_nothing_and_a_renewed_one_begins_with_what_there_is() {
         let topics = topics();
-        let inbox = topics.link();
+        let inbox = topics.link(&"d".into());
         let one = topics.tail("a");
         assert_eq!(taken(&inbox), None);
 
@@ -628,7 +645,7 @@ mod tests {
     #[test]
     fn a_topic_that_ends_before_the_doppler_is_told_is_never_told() {
         let topics = topics();
-        let inbox = topics.link();
+        let inbox = topics.link(&"d".into());
         let old = topics.tail("a");
         topics.renew(&inbox);
         assert_eq!(taken(&inbox), Some((vec![1], vec![])));

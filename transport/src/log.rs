@@ -626,7 +626,7 @@ impl State {
         while self.groups.last().is_some_and(Option::is_none) {
             self.groups.pop();
         }
-        account
+        last
     }
 }
 

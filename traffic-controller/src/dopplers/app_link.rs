@@ -4,6 +4,7 @@
 //! Reading never waits for writing: a Doppler that has much to send and a Traffic Controller
 //! that has much to ask for do not wait for each other.
 
+use super::gate::Turn;
 use super::hop::Delivered;
 use super::{Doppler, Hop, LEAVE};
 use crate::metrics::Metrics;
@@ -35,7 +36,7 @@ impl AppLink {
     /// A link that is not open yet, and what it will have counted.
     pub fn new(doppler: Arc<Doppler>, topics: Arc<Topics>) -> (AppLink, Arc<Hop>) {
         let hop = Arc::new(Hop::to_topics(&doppler.address));
-        let inbox = topics.link();
+        let inbox = topics.link(&doppler.address);
         let link = AppLink {
             doppler,
             topics,
@@ -49,25 +50,33 @@ impl AppLink {
     /// Keeps the link open until the shutdown begins; then says so to the Doppler and reads
     /// what it had begun to send.
     pub async fn run(mut self, shutdown: Shutdown) {
+        self.keep_open(&shutdown).await;
+        self.topics.unlink(&self.inbox);
+    }
+
+    async fn keep_open(&mut self, shutdown: &Shutdown) {
         let mut backoff = Backoff::new(fastrand::Rng::new());
         while !shutdown.is_begun() {
+            let doppler = self.doppler.clone();
+            let open = async {
+                doppler
+                    .open(doppler.pass(Turn::First).await, APPS_PATH)
+                    .await
+            };
             let opened = tokio::select! {
-                opened = self.doppler.open(APPS_PATH) => opened,
+                opened = open => opened,
                 () = shutdown.begun() => return,
             };
-            match opened {
-                Ok(socket) => {
-                    self.hop.opened();
-                    self.topics.renew(&self.inbox);
-                    self.doppler.standings.open();
-                    self.carry(socket, &shutdown, &mut backoff).await;
-                    self.inbox.close();
-                    self.doppler.standings.close();
-                    self.filling.clear();
-                    self.hop.closed();
-                }
-                Err(error) => self.doppler.report(Some(&error)),
-            }
+            // How long to wait if nobody was reached is for all links to decide together.
+            let Ok(socket) = opened else { continue };
+            self.hop.opened();
+            self.topics.renew(&self.inbox);
+            self.doppler.standings.open();
+            self.carry(socket, shutdown, &mut backoff).await;
+            self.inbox.close();
+            self.doppler.standings.close();
+            self.filling.clear();
+            self.hop.closed();
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
                 () = shutdown.begun() => return,
@@ -105,13 +114,15 @@ impl AppLink {
                 }
                 () = &mut begun, if !leaving => {
                     leaving = true;
+                    // It is asked no more for what is kept.
+                    self.topics.unlink(&self.inbox);
                     socket.say(&Upstream::Leave {}.to_json());
                 }
                 () = &mut overdue => return socket.close(Close::GOING_AWAY).await,
             }
         };
         Metrics::link_ended(&ended);
-        debug!(doppler = self.doppler.address, %ended, "app link ended");
+        debug!(doppler = &*self.doppler.address, %ended, "app link ended");
         socket.answer(&ended).await;
     }
 
@@ -132,7 +143,7 @@ impl AppLink {
             Ok(Downstream::Unknown) => {}
             Err(bad) => {
                 Metrics::link_faults("malformed", 1);
-                debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
+                debug!(doppler = &*self.doppler.address, %bad, "a Doppler said something else")
             }
         }
     }
@@ -257,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_is_sorted_into_its_topics_and_what_has_none_is_counted() {
         let topics = Topics::new(1 << 20, 1 << 20);
-        let inbox = topics.link();
+        let inbox = topics.link(&"d".into());
         topics.renew(&inbox);
         let (mut one, mut two, three) = (topics.tail("a"), topics.tail("b"), topics.tail("c"));
         let mut filling = Filling::default();
@@ -285,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn a_tail_that_begins_with_a_snapshot_has_what_came_behind_the_marker_once() {
         let topics = Topics::new(1 << 20, 1 << 20);
-        let inbox = topics.link();
+        let inbox = topics.link(&"d".into());
         topics.renew(&inbox);
         let beginning = topics.tail_with_recent("a", 10);
         let mut filling = Filling::of(inbox.number);
@@ -327,7 +338,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_ends_is_missing_and_so_is_one_that_is_not_open() {
         let topics = Topics::new(1 << 20, 1 << 20);
-        let (open, _closed) = (topics.link(), topics.link());
+        let (open, _closed) = (topics.link(&"open".into()), topics.link(&"closed".into()));
         topics.renew(&open);
         let beginning = topics.tail_with_recent("a", 10);
         let mut filling = Filling::of(open.number);
@@ -335,7 +346,10 @@ mod tests {
         filling.deliver(&run_of(&[(1, b"live"), (2, b"half a snapshot")]));
         filling.clear();
         let gathered = beginning.gathered().await;
-        assert_eq!((gathered.missing, gathered.asked), (vec![0, 1], 2));
+        assert_eq!(
+            (gathered.missing, gathered.asked),
+            (vec!["open".into(), "closed".into()], 2)
+        );
         assert!(gathered.envelopes.is_empty());
         let (mut tail, _) = beginning.begin(&[]);
         assert_eq!(envelopes(&mut tail).await, ["live"]);

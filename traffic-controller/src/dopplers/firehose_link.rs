@@ -2,24 +2,27 @@
 //! go out the same, never decoded.
 //!
 //! Only one run is taken at a time: what the client does not take stays in the Dopplers' logs,
-//! so that loss has one address. A link that ends is opened again, until the client leaves;
-//! then each is read until its Doppler has said its last count.
+//! so that loss has one address. A link that ends is opened again, until the client or the
+//! Doppler leaves; then it is read until its Doppler has said its last count. A Doppler that
+//! joins is linked at once.
 
+use super::gate::{Pass, Turn};
 use super::standing::Asking;
-use super::{Doppler, Hop, LEAVE, Lag, OpenError};
+use super::{Doppler, Dopplers, Hop, Hops, LEAVE, Lag, OpenError};
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::link::{Downstream, Upstream, Written};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tracing::debug;
 use transport::backoff::Backoff;
+use transport::cause::chain;
 use transport::listener::Stream;
 use transport::websocket::{Ended, Incoming, Socket};
 
@@ -33,12 +36,18 @@ pub struct Run {
     pub frames: Bytes,
     /// How many.
     pub count: u64,
-    link: usize,
+    /// Of which link.
+    link: u64,
 }
 
 /// The links of one client to all Dopplers.
 pub struct FirehoseLinks {
+    dopplers: Dopplers,
+    changed: BoxFuture<'static, ()>,
+    path: Arc<str>,
     links: Vec<FirehoseLink>,
+    hops: Arc<Hops>,
+    last: u64,
     /// Who is asked first: whoever comes after the one that had something last.
     next: usize,
     tell: Interval,
@@ -46,6 +55,7 @@ pub struct FirehoseLinks {
 }
 
 struct FirehoseLink {
+    number: u64,
     doppler: Arc<Doppler>,
     path: Arc<str>,
     hop: Arc<Hop>,
@@ -53,6 +63,8 @@ struct FirehoseLink {
     backoff: Backoff,
     state: State,
     leaving: bool,
+    /// How long it is read after its Doppler left.
+    overdue: Option<Pin<Box<Sleep>>>,
     /// Which life of the stream the Doppler counts; it says so in its first report.
     epoch: Option<u64>,
     /// What reached the client of this life, and how much of that the Doppler was told.
@@ -61,6 +73,8 @@ struct FirehoseLink {
 }
 
 enum State {
+    /// Waits until it may dial.
+    Waiting(BoxFuture<'static, Pass>),
     Opening(BoxFuture<'static, Result<Socket<Stream>, OpenError>>),
     Open(Box<Socket<Stream>>),
     /// Says goodbye and waits its turn to open again.
@@ -71,22 +85,45 @@ enum State {
 impl FirehoseLinks {
     /// Links to `dopplers`, each with the path of the client's request, opened as they are
     /// first waited for; and what each will have counted.
-    pub fn new(dopplers: &[Arc<Doppler>], path: &str) -> (FirehoseLinks, Vec<Arc<Hop>>) {
-        let path: Arc<str> = path.into();
-        let links: Vec<_> = dopplers
-            .iter()
-            .map(|doppler| FirehoseLink::new(doppler.clone(), path.clone()))
-            .collect();
-        let hops = links.iter().map(|link| link.hop.clone()).collect();
+    pub fn new(dopplers: &Dopplers, path: &str) -> (FirehoseLinks, Arc<Hops>) {
         let mut tell = tokio::time::interval(TELL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let links = FirehoseLinks {
-            links,
+        let hops = Arc::new(Hops::default());
+        let mut links = FirehoseLinks {
+            dopplers: dopplers.clone(),
+            changed: std::future::pending().boxed(),
+            path: path.into(),
+            links: Vec::new(),
+            hops: hops.clone(),
+            last: 0,
             next: 0,
             tell,
             leaving: false,
         };
+        links.follow();
         (links, hops)
+    }
+
+    /// Links to the Dopplers that are there now, and no longer to those that are not.
+    fn follow(&mut self) {
+        let dopplers = self.dopplers.now();
+        let mut later = self.dopplers.clone();
+        self.changed = async move { later.changed().await }.boxed();
+        for link in &mut self.links {
+            if !dopplers.iter().any(|it| Arc::ptr_eq(it, &link.doppler)) {
+                link.part();
+            }
+        }
+        for doppler in dopplers.iter() {
+            let mut known = self.links.iter();
+            if self.leaving || known.any(|link| Arc::ptr_eq(doppler, &link.doppler)) {
+                continue;
+            }
+            self.last += 1;
+            let link = FirehoseLink::new(self.last, doppler.clone(), self.path.clone());
+            self.hops.join(link.hop.clone());
+            self.links.push(link);
+        }
     }
 
     /// The next run of frames of any Doppler. `None` once all links are over, which they only
@@ -100,24 +137,30 @@ impl FirehoseLinks {
         if news && self.tell.poll_tick(cx).is_ready() {
             self.links.iter_mut().for_each(FirehoseLink::tell_written);
         }
+        while self.changed.poll_unpin(cx).is_ready() {
+            self.follow();
+        }
         let count = self.links.len();
-        let mut left = 0;
         for n in 0..count {
             let link = (self.next + n) % count;
-            match self.links[link].poll_next(cx) {
-                Poll::Ready(Some((frames, count))) => {
-                    self.next = link + 1;
-                    return Poll::Ready(Some(Run {
-                        frames,
-                        count,
-                        link,
-                    }));
-                }
-                Poll::Ready(None) => left += 1,
-                Poll::Pending => {}
+            if let Poll::Ready(Some((frames, count))) = self.links[link].poll_next(cx) {
+                self.next = link + 1;
+                return Poll::Ready(Some(Run {
+                    frames,
+                    count,
+                    link: self.links[link].number,
+                }));
             }
         }
-        match self.leaving && left == count {
+        let hops = &self.hops;
+        self.links.retain(|link| {
+            let has_left = matches!(link.state, State::Left);
+            if has_left {
+                hops.leave(&link.hop);
+            }
+            !has_left
+        });
+        match self.leaving && self.links.is_empty() {
             true => Poll::Ready(None),
             false => Poll::Pending,
         }
@@ -125,7 +168,10 @@ impl FirehoseLinks {
 
     /// The client has taken so many envelopes of that run.
     pub fn written(&mut self, run: &Run, envelopes: u64) {
-        self.links[run.link].written += envelopes;
+        let mut links = self.links.iter_mut();
+        if let Some(link) = links.find(|link| link.number == run.link) {
+            link.written += envelopes;
+        }
     }
 
     /// How far the client is behind, as the Dopplers answered since this was last asked; asks
@@ -155,16 +201,18 @@ impl FirehoseLinks {
 }
 
 impl FirehoseLink {
-    fn new(doppler: Arc<Doppler>, path: Arc<str>) -> FirehoseLink {
+    fn new(number: u64, doppler: Arc<Doppler>, path: Arc<str>) -> FirehoseLink {
         let hop = Arc::new(Hop::new(&doppler.address));
         FirehoseLink {
+            number,
             asking: doppler.standings.about(&path),
-            state: open(&doppler, &path),
+            state: waiting(&doppler),
             doppler,
             path,
             hop,
             backoff: Backoff::new(fastrand::Rng::new()),
             leaving: false,
+            overdue: None,
             epoch: None,
             written: 0,
             told: 0,
@@ -174,15 +222,31 @@ impl FirehoseLink {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, u64)>> {
         loop {
             match &mut self.state {
-                State::Opening(opening) => match ready!(opening.poll_unpin(cx)) {
-                    Ok(socket) => self.opened(socket),
-                    Err(error) => {
-                        self.doppler.report(Some(&error));
+                State::Waiting(waiting) => {
+                    let pass = ready!(waiting.poll_unpin(cx));
+                    let (doppler, path) = (self.doppler.clone(), self.path.clone());
+                    let opening = async move { doppler.open(pass, &path).await };
+                    self.state = State::Opening(opening.boxed());
+                }
+                State::Opening(opening) => match opening.poll_unpin(cx) {
+                    Poll::Ready(Ok(socket)) => self.opened(socket),
+                    Poll::Ready(Err(error)) if error.is_of_one() => {
+                        debug!(doppler = &*self.doppler.address, error = %chain(&error), "refused");
                         self.state = self.resting(None);
                     }
+                    // How long to wait is for all links to decide together.
+                    Poll::Ready(Err(_)) => {
+                        self.state = match self.leaving {
+                            true => State::Left,
+                            false => waiting(&self.doppler),
+                        };
+                    }
+                    Poll::Pending => return self.pending(cx),
                 },
                 State::Open(socket) => {
-                    let said = ready!(pin!(socket.next()).poll(cx));
+                    let Poll::Ready(said) = pin!(socket.next()).poll(cx) else {
+                        return self.pending(cx);
+                    };
                     match said {
                         Ok(Incoming::Frames { run, count }) => {
                             self.backoff.reset();
@@ -197,7 +261,7 @@ impl FirehoseLink {
                     ready!(resting.poll_unpin(cx));
                     self.state = match self.leaving {
                         true => State::Left,
-                        false => open(&self.doppler, &self.path),
+                        false => waiting(&self.doppler),
                     };
                 }
                 State::Left => return Poll::Ready(None),
@@ -217,7 +281,7 @@ impl FirehoseLink {
 
     fn ended(&mut self, ended: Ended) {
         Metrics::link_ended(&ended);
-        debug!(doppler = self.doppler.address, %ended, "firehose link ended");
+        debug!(doppler = &*self.doppler.address, %ended, "firehose link ended");
         self.hop.closed();
         self.epoch = None;
         if let State::Open(socket) = std::mem::replace(&mut self.state, State::Left) {
@@ -247,9 +311,29 @@ impl FirehoseLink {
         self.tell_written();
         match &mut self.state {
             State::Open(socket) => socket.say(&Upstream::Leave {}.to_json()),
-            State::Resting(_) => self.state = State::Left,
+            State::Waiting(_) | State::Resting(_) => self.state = State::Left,
             State::Opening(_) | State::Left => {}
         }
+    }
+
+    /// The Doppler has left the set.
+    fn part(&mut self) {
+        self.leave();
+        if self.overdue.is_none() {
+            self.overdue = Some(Box::pin(tokio::time::sleep(LEAVE)));
+        }
+    }
+
+    /// Nothing comes: that is the end if there was time enough since the Doppler left. What had
+    /// come is read first, however slow the client is.
+    fn pending(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, u64)>> {
+        if let Some(overdue) = &mut self.overdue {
+            ready!(overdue.poll_unpin(cx));
+            self.hop.closed();
+            self.state = State::Left;
+            return Poll::Ready(None);
+        }
+        Poll::Pending
     }
 
     fn has_news(&self) -> bool {
@@ -276,15 +360,15 @@ impl FirehoseLink {
             Ok(Downstream::Ended(_) | Downstream::Standing(_) | Downstream::Unknown) => {}
             Err(bad) => {
                 Metrics::link_faults("malformed", 1);
-                debug!(doppler = self.doppler.address, %bad, "a Doppler said something else")
+                debug!(doppler = &*self.doppler.address, %bad, "a Doppler said something else")
             }
         }
     }
 }
 
-fn open(doppler: &Arc<Doppler>, path: &Arc<str>) -> State {
-    let (doppler, path) = (doppler.clone(), path.clone());
-    State::Opening(async move { doppler.open(&path).await }.boxed())
+fn waiting(doppler: &Arc<Doppler>) -> State {
+    let doppler = doppler.clone();
+    State::Waiting(async move { doppler.pass(Turn::Queued).await }.boxed())
 }
 
 #[cfg(test)]
@@ -293,10 +377,14 @@ mod tests {
     use crate::dopplers::fake::{Fake, frames, heard, report};
     use transport::websocket::Close;
 
+    fn of(doppler: Arc<Doppler>) -> Dopplers {
+        [doppler].into_iter().collect()
+    }
+
     #[tokio::test]
     async fn a_doppler_is_told_how_much_of_its_stream_reached_the_client() {
         let (fake, doppler) = Fake::new().await;
-        let (mut links, _) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        let (mut links, _) = FirehoseLinks::new(&of(doppler), "/firehose/n");
         let theirs = async {
             let mut link = fake.link().await;
             link.send(&frames(3, b"x")).await.unwrap();
@@ -322,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_sent_on_a_link_that_opens_while_its_client_leaves_is_counted() {
         let (fake, doppler) = Fake::new().await;
-        let (mut links, hops) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        let (mut links, hops) = FirehoseLinks::new(&of(doppler), "/firehose/n");
         // The client leaves with the request on its way.
         assert!(links.next().now_or_never().is_none());
         let theirs = async {
@@ -335,14 +423,14 @@ mod tests {
         };
         let (late, ()) = tokio::join!(links.run_out(), theirs);
         assert_eq!(late, 5);
-        let sums = hops[0].sums();
+        let sums = hops.close()[0].sums;
         assert_eq!((sums.sent, sums.received, sums.gap), (5, 5, 0));
     }
 
     #[tokio::test]
     async fn a_link_that_ends_is_opened_again_and_the_gap_remembered() {
         let (fake, doppler) = Fake::new().await;
-        let (mut links, hops) = FirehoseLinks::new(&[doppler], "/firehose/n");
+        let (mut links, hops) = FirehoseLinks::new(&of(doppler), "/firehose/n");
         let theirs = async {
             let mut link = fake.link().await;
             link.send(&frames(3, b"x")).await.unwrap();
@@ -359,7 +447,7 @@ mod tests {
             }
         };
         let (_link, ()) = tokio::join!(theirs, ours);
-        let sums = hops[0].sums();
+        let sums = hops.close()[0].sums;
         assert_eq!((sums.received, sums.gap), (5, 1));
     }
 }

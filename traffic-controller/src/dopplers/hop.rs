@@ -3,6 +3,7 @@
 //! In come what arrived here and what the Doppler reports; out come sums. A life ends with
 //! the connection, and only then is it known what of it did not arrive.
 
+use super::hops::LEFT;
 use proto::link::Report;
 use serde::Serialize;
 use std::ops::AddAssign;
@@ -182,6 +183,19 @@ impl State {
 }
 
 impl Page {
+    /// Whether it is of one Doppler, and not of those that left long ago.
+    pub fn is_of_one(&self) -> bool {
+        self.doppler != LEFT
+    }
+
+    /// Adds what an earlier link had counted.
+    pub(super) fn add(&mut self, earlier: &Page) {
+        self.sums += earlier.sums;
+        if let Some(topics) = earlier.topics {
+            *self.topics.get_or_insert_default() += topics;
+        }
+    }
+
     /// How far an app link is from `received = appended + answers + dropped`: anything but 0 is a bug.
     pub fn imbalance(&self) -> i128 {
         self.topics.map_or(0, |topics| {

@@ -40,7 +40,7 @@ pub async fn serve(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: 
 }
 
 /// Answers the requests of one connection.
-async fn answer<S>(stream: S, front: Arc<Front>, ends: Ends)
+pub async fn answer<S>(stream: S, front: Arc<Front>, ends: Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -86,7 +86,7 @@ mod tests {
         let front = Arc::new(Front {
             access: Access::Open,
             edge: Edge::default(),
-            dopplers: Arc::new([]),
+            dopplers: [].into_iter().collect(),
             topics: Topics::new(1 << 20, 1 << 20),
             streams: Streams::new(1),
             metrics: Arc::new(Metrics::new()),

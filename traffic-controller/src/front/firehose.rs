@@ -186,7 +186,7 @@ mod tests {
         Front {
             access: Access::Open,
             edge: Edge::default(),
-            dopplers: Arc::new([doppler]),
+            dopplers: [doppler].into_iter().collect(),
             topics: Topics::new(1 << 20, 1 << 20),
             streams: Streams::new(1),
             metrics: Arc::new(Metrics::new()),

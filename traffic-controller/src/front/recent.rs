@@ -35,7 +35,7 @@ pub(super) async fn logs(front: &Front, app: &str, limit: Option<u32>) -> Answer
     let mut logs = newest_logs(envelopes, most as usize);
     // As the last release that had them.
     logs.reverse();
-    note_missing(front, &gathered);
+    note_missing(&gathered);
     answer(&logs, &gathered, leave)
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn metrics(front: &Front, app: &str) -> Answer {
     };
     let mut gathered = front.topics.recent(app, 0, true).await;
     let envelopes = std::mem::take(&mut gathered.envelopes);
-    note_missing(front, &gathered);
+    note_missing(&gathered);
     answer(&newest_metrics(envelopes), &gathered, leave)
 }
 
@@ -66,7 +66,7 @@ pub(super) fn origin(path: &str, headers: &HeaderMap) -> Option<Option<HeaderVal
 }
 
 /// Counts the Dopplers that did not answer, and says in the log now and then which.
-pub(super) fn note_missing(front: &Front, gathered: &Gathered) {
+pub(super) fn note_missing(gathered: &Gathered) {
     static SAID_NS: AtomicI64 = AtomicI64::new(0);
 
     if gathered.missing.is_empty() {
@@ -80,13 +80,7 @@ pub(super) fn note_missing(front: &Front, gathered: &Gathered) {
             .compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
     {
-        // App links are numbered as their Dopplers.
-        let addresses = gathered
-            .missing
-            .iter()
-            .map(|link| front.dopplers.get(*link));
-        let addresses: Vec<&str> = addresses.flatten().map(|it| &*it.address).collect();
-        let (missing, asked) = (addresses.join(", "), gathered.asked);
+        let (missing, asked) = (gathered.missing.join(", "), gathered.asked);
         warn!(missing, asked, "recent logs without those of some Dopplers");
     }
 }

@@ -114,7 +114,7 @@ fn lag(member: &Member, overflowed: &mut u64) -> Lag {
 async fn begin(front: &Front, app: &str, logs: u32) -> (Tail, usize) {
     let beginning = front.topics.tail_with_recent(app, logs);
     let gathered = beginning.gathered().await;
-    super::recent::note_missing(front, &gathered);
+    super::recent::note_missing(&gathered);
     let mut first = Vec::new();
     if !gathered.missing.is_empty() {
         let mut notice = Vec::new();
