@@ -79,7 +79,7 @@ fn front() -> Arc<Front> {
     Arc::new(Front {
         access: Access::Tokens(Reloaded::from(Arc::new(tokens))),
         edge: Edge::default(),
-        dopplers: Arc::new([]),
+        dopplers: [].into_iter().collect(),
         topics: Topics::new(1 << 20, 1 << 20),
         streams: Streams::new(1),
         metrics: Arc::new(Metrics::new()),
