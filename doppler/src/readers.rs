@@ -49,9 +49,9 @@ pub struct MayNotRead {
 impl Peer {
     /// Who is at the other end of an accepted stream.
     pub fn of(stream: &Stream) -> Peer {
-        match stream {
-            Stream::Plain(_) => Peer::Local,
-            Stream::Tls(_) => Peer::Named(stream.dns_names()),
+        match stream.is_plain() {
+            true => Peer::Local,
+            false => Peer::Named(stream.dns_names()),
         }
     }
 }

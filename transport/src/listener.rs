@@ -29,6 +29,9 @@ use crate::reload::Reloaded;
 use crate::shutdown::Shutdown;
 use crate::tls;
 
+#[cfg(feature = "simulated")]
+pub mod simulated;
+
 /// How long a TLS handshake may take, from the first byte to the last: 2 s. Absolute, not
 /// idle, so a peer gains nothing by sending a byte now and then.
 pub const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -79,6 +82,9 @@ pub enum Stream {
     Plain(TcpStream),
     /// Bytes under TLS, whichever side we are.
     Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
+    /// Bytes of a network that a test simulates.
+    #[cfg(feature = "simulated")]
+    Simulated(Box<dyn simulated::Socket>),
 }
 
 /// Sizes of the kernel's socket buffers, in bytes; `None` leaves the kernel to adapt them.
@@ -122,6 +128,9 @@ pub struct Dialer {
     pub read_buffer: NonZeroUsize,
     /// The kernel's buffers.
     pub buffers: Buffers,
+    /// Dialled instead of the kernel's network, without TLS.
+    #[cfg(feature = "simulated")]
+    pub simulated: Option<simulated::Network>,
 }
 
 /// Why an accepted socket did not become a stream.
@@ -430,6 +439,8 @@ impl Dialer {
             deadline,
             read_buffer: READ_BUFFER_BUSY,
             buffers: Buffers::default(),
+            #[cfg(feature = "simulated")]
+            simulated: None,
         }
     }
 
@@ -439,6 +450,10 @@ impl Dialer {
     /// Under TLS 1.3 a server that refuses *our* certificate says so after this returned: the
     /// first read fails.
     pub async fn dial(&self, address: &str) -> Result<Stream, DialError> {
+        #[cfg(feature = "simulated")]
+        if let Some(network) = &self.simulated {
+            return network.dial(address, self.deadline).await;
+        }
         let end = Instant::now() + self.deadline;
         let (tcp, at) = self.connect(address, end).await?;
         let Some((config, name)) = &self.tls else {
@@ -533,22 +548,32 @@ pub(crate) fn tune(tcp: &TcpStream) -> io::Result<()> {
 impl Stream {
     /// The address at the other end of the socket; an error once it has gone.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.tcp().peer_addr()
+        match self {
+            Stream::Plain(tcp) => tcp.peer_addr(),
+            Stream::Tls(tls) => tls.get_ref().0.socket().peer_addr(),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether others could read along.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self, Stream::Tls(_))
     }
 
     /// The protocol agreed on in the TLS handshake.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
-            Stream::Plain(_) => None,
             Stream::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+            _ => None,
         }
     }
 
     /// The certificates the peer presented, its own first; empty if none.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         match self {
-            Stream::Plain(_) => &[],
             Stream::Tls(tls) => tls.get_ref().1.peer_certificates().unwrap_or(&[]),
+            _ => &[],
         }
     }
 
@@ -572,13 +597,8 @@ impl Stream {
             Stream::Plain(tcp) => timeout(within, starts_with_preface(tcp))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-        }
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0.socket(),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(_) => Ok(false),
         }
     }
 }
@@ -625,6 +645,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Stream::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => Pin::new(socket).poll_read(cx, buffer),
         }
     }
 }
@@ -638,6 +660,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => Pin::new(socket).poll_write(cx, bytes),
         }
     }
 
@@ -649,6 +673,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bytes),
             Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bytes),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
         }
     }
 
@@ -656,6 +682,8 @@ impl AsyncWrite for Stream {
         match self {
             Stream::Plain(tcp) => tcp.is_write_vectored(),
             Stream::Tls(tls) => tls.is_write_vectored(),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => socket.is_write_vectored(),
         }
     }
 
@@ -663,6 +691,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => Pin::new(socket).poll_flush(cx),
         }
     }
 
@@ -670,6 +700,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            #[cfg(feature = "simulated")]
+            Stream::Simulated(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
