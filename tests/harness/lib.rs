@@ -16,6 +16,7 @@
 //! | [`agent`] | what they report to the agent beside them |
 //! | [`admin`] | what the processes say about it |
 //! | [`uaa`], [`cloud_controller`], [`authority`] | who says who may read what |
+//! | [`dns`] | which Dopplers there are |
 //! | [`raw`], [`fake`] | peers that do not keep to the protocol |
 //! | [`eventually`] | waiting for a condition, never for a time |
 
@@ -32,6 +33,7 @@ pub mod binaries;
 pub mod certs;
 pub mod cloud_controller;
 pub mod cluster;
+pub mod dns;
 pub mod envelopes;
 pub mod fake;
 pub mod process;

@@ -17,6 +17,7 @@ mod fairness;
 mod groups;
 mod life;
 mod losses;
+mod membership;
 mod mtls;
 mod openssl;
 mod overdriven;
