@@ -286,7 +286,8 @@ impl Story {
         for event in [Event::Mend, Event::Join, Event::Start] {
             for n in 0..DOPPLERS {
                 // One that drains has to end first.
-                while event == Event::Start && !(self.dopplers[n].is_running || self.can(event, n)) {
+                while event == Event::Start && !(self.dopplers[n].is_running || self.can(event, n))
+                {
                     self.step();
                 }
                 if self.can(event, n) {

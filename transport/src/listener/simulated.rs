@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 /// One end of a simulated connection.
-pub trait Socket: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+pub trait Socket: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Socket for S {}
+impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin> Socket for S {}
 
 type Connect = dyn Fn(String) -> BoxFuture<'static, io::Result<Box<dyn Socket>>> + Send + Sync;
 
