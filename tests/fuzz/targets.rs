@@ -41,5 +41,5 @@ pub(crate) const ALL: [Target; 10] = [
     target("v2_envelope", envelopes::v2, 20_000),
     target("v1_envelope", envelopes::v1, 20_000),
     target("link_messages", link::messages, 20_000),
-    target("config", config::read, 200),
+    target("config", config::read, 50),
 ];
