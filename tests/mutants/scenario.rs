@@ -1,0 +1,132 @@
+//! Something of everything the ledger counts, in one short run of a Doppler and a Traffic
+//! Controller: readers that read, that do not and are told what they lost, and that leave with
+//! frames under way; a peer that talks nonsense.
+
+use harness::admin;
+use harness::cluster::Cluster;
+use harness::envelopes::{Workload, guid};
+use harness::eventually;
+use harness::fake::{FakeDoppler, PROTOCOL};
+use harness::raw::{Raw, masked};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long anything may take that takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Processes look at their accounts every second.
+const AUDITED: Duration = Duration::from_millis(1_200);
+
+/// How many seconds a group without members is kept.
+const LINGER: u64 = 1;
+
+/// Envelopes of about 1.2 KiB: some 24 MB, where sockets and logs of a reader that stands still
+/// have room for ten.
+const MANY: u64 = 20_000;
+
+/// Bytes a stalled reader's kernel takes for it.
+const SMALL: u32 = 128 << 10;
+
+/// Plays it; returns by how much the accounts of Doppler and Traffic Controller were off.
+pub(crate) async fn play() -> [f64; 2] {
+    let mut fake = FakeDoppler::start().await;
+    let cluster = Cluster::builder()
+        .dopplers(1)
+        .controllers(1)
+        .doppler_flag("--log-bytes", 1 << 20)
+        .doppler_flag("--app-store-bytes", 512 << 10)
+        .doppler_flag("--linger", LINGER)
+        .controller_flag("--app-bytes", 128 << 10)
+        .also_reading(fake.address)
+        .start()
+        .await;
+    let (doppler, controller) = (&cluster.dopplers[0], &cluster.controllers[0]);
+    let admins = [doppler.admin, controller.admin];
+
+    let mut nonsense = fake.link("/apps").await;
+    nonsense.frame(0x82, b"abc").await;
+    nonsense.frame(0x82, b"\0\0\x09\x09of no app").await;
+
+    let at = doppler.address;
+    let (told, leaver) = (
+        link(at, "/firehose/told").await,
+        link(at, "/firehose/leaver").await,
+    );
+    let (told_app, leaver_app) = (app_link(at, 0).await, app_link(at, 0).await);
+    let reader = controller.firehose("reader").open().await;
+    let stalled = controller
+        .firehose("stalled")
+        .receive_buffer(SMALL)
+        .open()
+        .await;
+    let stalled_tail = controller.tail(1).receive_buffer(SMALL).open().await;
+    for id in ["told", "leaver", "reader", "stalled"] {
+        cluster.subscribed(id, 1).await;
+    }
+    cluster.tailed([0], 2).await;
+    cluster.tailed([1], 1).await;
+    stalled.stall();
+    stalled_tail.stall();
+    doppler
+        .producer(0, Workload::logs(3, 1_000))
+        .await
+        .send(MANY)
+        .await;
+    let mut off = audited(admins).await;
+
+    // Whoever lost is told, and goes on.
+    let told = tokio::spawn(async move { tokio::join!(read(told), read(told_app)) });
+    stalled_tail.resume();
+    let recent = format!(
+        "GET /apps/{}/recentlogs HTTP/1.1\r\nHost: x\r\n\r\n",
+        guid(2)
+    );
+    let mut asks = Raw::connect(controller.address, None).await;
+    asks.send(recent.as_bytes()).await;
+    assert_eq!(asks.response().await.status, 200);
+    eventually(SOON, "somebody reads, and is told", async || {
+        let tail = stalled_tail.look(|seen| !seen.notices.is_empty());
+        tail && reader.received() > 0
+    })
+    .await;
+
+    // Whoever leaves, leaves something behind.
+    drop((leaver, leaver_app));
+    stalled.cut().await;
+    eventually(SOON, "nobody comes back", async || {
+        let page = doppler.page().await;
+        page.firehose("leaver", "everything").1 + page.firehose("stalled", "everything").1 == 0
+    })
+    .await;
+    for (off, later) in off.iter_mut().zip(audited(admins).await) {
+        *off = off.abs().max(later.abs());
+    }
+    told.abort();
+    off
+}
+
+async fn audited(admins: [SocketAddr; 2]) -> [f64; 2] {
+    tokio::time::sleep(AUDITED).await;
+    let [doppler, controller] = admins;
+    [
+        admin::metrics(doppler).await.imbalance(),
+        admin::metrics(controller).await.imbalance(),
+    ]
+}
+
+/// A link that is not read until it is.
+async fn link(doppler: SocketAddr, path: &str) -> Raw {
+    let protocol = format!("Sec-WebSocket-Protocol: {PROTOCOL}");
+    Raw::websocket(doppler, None, path, &[&protocol]).await
+}
+
+async fn app_link(doppler: SocketAddr, app: u32) -> Raw {
+    let mut link = link(doppler, "/apps").await;
+    let subscribe = format!(r#"{{"subscribe":[[1,"{}"]]}}"#, guid(app));
+    link.send(&masked(0x81, subscribe.as_bytes())).await;
+    link
+}
+
+async fn read(mut link: Raw) {
+    link.drain().await;
+}
