@@ -184,13 +184,19 @@ impl Page {
         (sum, count)
     }
 
+    /// The accounts that do not add up, in words.
+    pub fn unbalanced(&self) -> Vec<String> {
+        let open = self.subscriptions.iter();
+        let open = open.filter(|open| open.account.imbalance() != 0);
+        let ended = (self.ended().imbalance() != 0).then(|| format!("{:?}", self.ended));
+        open.map(|open| format!("{open:?}")).chain(ended).collect()
+    }
+
     /// Panics unless every account adds up.
     #[track_caller]
     pub fn assert_balanced(&self, who: &str) {
-        for open in &self.subscriptions {
-            assert_eq!(open.account.imbalance(), 0, "{who}: {open:?}");
-        }
-        assert_eq!(self.ended().imbalance(), 0, "{who}: {:?}", self.ended);
+        let unbalanced = self.unbalanced();
+        assert!(unbalanced.is_empty(), "{who}: {unbalanced:?}");
     }
 }
 
@@ -257,6 +263,20 @@ impl Metrics {
         sums
     }
 
+    /// The counters that are less than they were, in words.
+    pub fn shrunk_since(&self, before: &Metrics) -> Vec<String> {
+        let counters = self.0.iter().filter(|now| now.name.ends_with("_total"));
+        let shrunk = counters.filter_map(|now| {
+            let same = |then: &&Sample| then.name == now.name && then.labels == now.labels;
+            let then = before.0.iter().find(same)?;
+            (now.value < then.value).then(|| {
+                let (name, labels) = (&now.name, &now.labels);
+                format!("{name}{labels:?} went from {} to {}", then.value, now.value)
+            })
+        });
+        shrunk.collect()
+    }
+
     /// By how much this process's accounts did not add up when it last looked. Panics if it
     /// does not say.
     #[track_caller]
@@ -317,5 +337,13 @@ mod tests {
         assert_eq!(metrics.sum("a", &[("y", "3")]), 4.0);
         assert_eq!(metrics.sum("b", &[]), 5.0);
         assert_eq!(metrics.sum("c", &[]), 0.0);
+    }
+
+    #[test]
+    fn a_counter_that_shrank_is_named_and_a_gauge_may_shrink() {
+        let before = Metrics::parse("a_total{x=\"1\"} 3\nb 5\n");
+        let after = Metrics::parse("a_total{x=\"1\"} 2\nb 4\n");
+        assert_eq!(after.shrunk_since(&before).len(), 1);
+        assert_eq!(before.shrunk_since(&after).len(), 0);
     }
 }

@@ -30,6 +30,7 @@ pub struct Builder {
     elsewhere: Vec<SocketAddr>,
     tokens: Option<String>,
     certs: Option<Arc<Certs>>,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A running system. Dropping it kills every process of it.
@@ -41,6 +42,7 @@ pub struct Cluster {
     certs: Option<Arc<Certs>>,
     doppler_args: Vec<String>,
     controller_args: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     _files: TempDir,
 }
 
@@ -129,6 +131,12 @@ impl Builder {
         self
     }
 
+    /// A variable in the environment of every process.
+    pub fn variable(mut self, name: &'static str, value: impl ToString) -> Builder {
+        self.environment.push((name, value.to_string()));
+        self
+    }
+
     /// Starts everything and waits until each Traffic Controller has a link to each Doppler.
     pub async fn start(self) -> Cluster {
         let files = tempfile::tempdir().unwrap();
@@ -171,6 +179,7 @@ impl Builder {
             certs,
             doppler_args,
             controller_args,
+            environment: self.environment,
             _files: files,
         };
         for n in 0..self.dopplers {
@@ -215,7 +224,8 @@ impl Cluster {
     pub async fn start_doppler(&self, name: &str, port: u16) -> Doppler {
         let args = ["--port", &port.to_string(), "--admin-port", "0"].map(str::to_owned);
         let args = args.into_iter().chain(self.doppler_args.iter().cloned());
-        let mut process = Process::start(name, &binaries::doppler(), args);
+        let program = binaries::doppler();
+        let mut process = Process::start_with(name, &program, args, &self.environment);
         Doppler {
             address: process.bound("grpc bound to: ").await,
             admin: process.bound("pprof bound to: ").await,
@@ -226,9 +236,15 @@ impl Cluster {
 
     /// Starts a Traffic Controller like the others; it is the caller's.
     pub async fn start_controller(&self, name: &str) -> Controller {
-        let args = ["--port", "0", "--admin-port", "0"].map(str::to_owned);
+        self.start_controller_on(name, 0).await
+    }
+
+    /// As [`Cluster::start_controller`], on that port.
+    pub async fn start_controller_on(&self, name: &str, port: u16) -> Controller {
+        let args = ["--port", &port.to_string(), "--admin-port", "0"].map(str::to_owned);
         let args = args.into_iter().chain(self.controller_args.iter().cloned());
-        let mut process = Process::start(name, &binaries::traffic_controller(), args);
+        let program = binaries::traffic_controller();
+        let mut process = Process::start_with(name, &program, args, &self.environment);
         Controller {
             address: process.bound("ws bound to: ").await,
             admin: process.bound("pprof bound to: ").await,

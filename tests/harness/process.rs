@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<VecDeque<String>>>,
+    deaf: Arc<AtomicBool>,
     /// Reads stderr until it closes; gone once its end was waited for.
     listener: Option<JoinHandle<()>>,
 }
@@ -92,9 +94,14 @@ impl Process {
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = BufReader::new(child.stderr.take().expect("it was asked for"));
         let kept = lines.clone();
+        let deaf = Arc::new(AtomicBool::new(false));
+        let ears = deaf.clone();
         // Ends with the process: its stderr closes then.
         let listener = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
+                while ears.load(Ordering::Relaxed) {
+                    std::thread::park();
+                }
                 let mut kept = kept.lock().unwrap();
                 if kept.len() == LINES {
                     kept.pop_front();
@@ -106,6 +113,7 @@ impl Process {
             name: name.to_owned(),
             child,
             lines,
+            deaf,
             listener: Some(listener),
         }
     }
@@ -132,6 +140,14 @@ impl Process {
             .unwrap()
             .iter()
             .any(|line| line.contains(text))
+    }
+
+    /// Reads no more of its stderr, so that the pipe fills, until told to read on.
+    pub fn ignore_stderr(&self, ignore: bool) {
+        self.deaf.store(ignore, Ordering::Relaxed);
+        self.listener
+            .iter()
+            .for_each(|listener| listener.thread().unpark());
     }
 
     /// The address behind `prefix` ("ws bound to: "), once the process has said it.
@@ -212,6 +228,11 @@ impl Process {
         );
     }
 
+    /// Files and sockets it has open; 0 once it has ended.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+
     /// What it has used so far; zeros once it has ended.
     pub fn usage(&self) -> Usage {
         usage(self.id()).unwrap_or_default()
@@ -220,6 +241,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.ignore_stderr(false);
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {

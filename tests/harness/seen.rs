@@ -169,6 +169,13 @@ impl Seen {
         self.producers.get(&producer)?.last
     }
 
+    /// The highest number of that producer that arrived, whenever it did.
+    pub fn highest_of(&self, producer: u32) -> Option<u64> {
+        let bits = &self.producers.get(&producer)?.bits;
+        let word = bits.iter().rposition(|word| *word != 0)?;
+        Some(word as u64 * 64 + u64::from(63 - bits[word].leading_zeros()))
+    }
+
     /// The sum of what notices told was lost.
     pub fn told(&self) -> u64 {
         self.notices.iter().map(|notice| notice.delta).sum()
@@ -298,6 +305,7 @@ mod tests {
             (1, 1, 5)
         );
         assert!(!seen.has(1, 4));
+        assert_eq!((seen.highest_of(1), seen.highest_of(2)), (Some(5), None));
     }
 
     #[test]
