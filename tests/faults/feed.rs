@@ -83,8 +83,10 @@ impl Feed {
     /// break.
     pub(crate) async fn finish(&mut self) {
         self.state.stop.store(true, Ordering::SeqCst);
-        // A task that panicked has said so.
-        let _ = (&mut self.task).await;
+        if !self.task.is_finished() {
+            // A task that panicked has said so.
+            let _ = (&mut self.task).await;
+        }
     }
 }
 

@@ -15,13 +15,17 @@
     reason = "a test that is run by name: a panic is a finding, and it talks to a person"
 )]
 
+mod authorities;
 mod balancer;
 mod feed;
+mod machine;
 mod namespace;
 mod network;
 mod nozzle;
+mod overload;
 mod page;
 mod processes;
+mod soak;
 mod watch;
 mod world;
 
@@ -52,6 +56,12 @@ struct Args {
     /// Write the page to this file.
     #[arg(long)]
     write: Option<PathBuf>,
+    /// Instead: faults at random for so many minutes, in one cluster that never rests.
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<f64>,
+    /// Write the report of a soak to this file.
+    #[arg(long)]
+    report: Option<PathBuf>,
     /// We are in a network of our own already.
     #[arg(long, hide = true)]
     inside: bool,
@@ -64,6 +74,10 @@ enum Need {
     Namespace,
     /// `haproxy`.
     Haproxy,
+    /// A control group that limits memory.
+    Memory,
+    /// libfaketime.
+    Faketime,
 }
 
 /// Something that goes wrong.
@@ -92,7 +106,7 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// All of them, in the order of the page.
 fn faults() -> Vec<Fault> {
-    use Need::{Haproxy, Namespace};
+    use Need::{Faketime, Haproxy, Memory, Namespace};
     vec![
         Fault {
             name: "Doppler killed",
@@ -187,6 +201,85 @@ fn faults() -> Vec<Fault> {
             alone: false,
             run: |seed| Box::pin(network::half_open(seed)),
         },
+        Fault {
+            name: "1 % of readers stalled",
+            what: "one of 100 app tails does not read for 2.5 to 3.5 s; the others lose nothing",
+            needs: &[],
+            bound: seconds(10),
+            alone: false,
+            run: |seed| Box::pin(overload::stalled(seed, 1)),
+        },
+        Fault {
+            name: "50 % of readers stalled",
+            what: "50 of them; the others lose nothing",
+            needs: &[],
+            bound: seconds(10),
+            alone: false,
+            run: |seed| Box::pin(overload::stalled(seed, 50)),
+        },
+        Fault {
+            name: "100 % of readers stalled",
+            what: "all of them",
+            needs: &[],
+            bound: seconds(10),
+            alone: false,
+            run: |seed| Box::pin(overload::stalled(seed, 100)),
+        },
+        Fault {
+            name: "overload",
+            what: "four agents send as fast as they can for 3 s, of two firehoses one reads a \
+                   tenth of the time, and the log has 8 MiB. Measured: until both read what is \
+                   sent after",
+            needs: &[],
+            bound: seconds(10),
+            alone: true,
+            run: |seed| Box::pin(overload::ten_times(seed)),
+        },
+        Fault {
+            name: "memory limit",
+            what: "the same flood with one firehose that does not read at all, each process in \
+                   a control group of 256 MiB, all buffers as large as by default",
+            needs: &[Memory],
+            bound: seconds(20),
+            alone: true,
+            run: |seed| Box::pin(overload::memory_limit(seed)),
+        },
+        Fault {
+            name: "no more files",
+            what: "a Traffic Controller may open 5 more files, and 40 clients come (prlimit); \
+                   its streams go on. Measured: from more files to the next client served",
+            needs: &[],
+            bound: seconds(2),
+            alone: false,
+            run: |seed| Box::pin(machine::no_files(seed)),
+        },
+        Fault {
+            name: "log not read",
+            what: "nobody reads the stderr of either process, which log at level `trace`",
+            needs: &[],
+            bound: seconds(2),
+            alone: false,
+            run: |seed| Box::pin(machine::log_unread(seed)),
+        },
+        Fault {
+            name: "UAA down",
+            what: "connections to UAA are refused, or (by the seed) lost: streams go on, who \
+                   comes is answered 503, never 401. Measured: from its return to the next \
+                   client served",
+            needs: &[Namespace],
+            bound: seconds(5),
+            alone: false,
+            run: |seed| Box::pin(authorities::uaa_down(seed)),
+        },
+        Fault {
+            name: "clock jumps",
+            what: "the wall clock of both processes jumps ahead an hour, back two, and ahead ten \
+                   years (libfaketime); no stream is closed",
+            needs: &[Faketime],
+            bound: seconds(2),
+            alone: false,
+            run: |seed| Box::pin(machine::clock_jumps(seed)),
+        },
     ]
 }
 
@@ -202,6 +295,12 @@ fn missing(need: Need, inside: bool) -> Option<String> {
     };
     match need {
         Need::Namespace => (!inside).then(|| "a network namespace (see above)".to_owned()),
+        Need::Memory => (!overload::can_limit_memory())
+            .then(|| "control group that may limit memory (root)".to_owned()),
+        Need::Faketime => {
+            let none = machine::faketime().is_none();
+            none.then(|| "libfaketime (Debian: libfaketime)".to_owned())
+        }
         Need::Haproxy => (!runs("haproxy")).then(|| "haproxy (Debian: haproxy)".to_owned()),
     }
 }
@@ -226,6 +325,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> ExitCode {
+    if let Some(minutes) = args.soak {
+        return soak::run(minutes, args.seed, args.inside, args.report.as_deref()).await;
+    }
     let wanted = |fault: &Fault| {
         args.names.is_empty()
             || args

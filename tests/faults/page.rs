@@ -85,13 +85,14 @@ pub(crate) fn table(rows: &[(&Fault, &Vec<Run>)]) -> String {
 /// The page `docs/faults.md`.
 pub(crate) fn page(table: &str, seeds: u64) -> String {
     format!(
-        "{}\n{table}\n{}\n",
+        "{}\n\n{table}\n{} Seeds: {seeds} each.\n",
         include_str!("page_head.md").trim_end(),
-        measured_on(seeds)
+        measured()
     )
 }
 
-fn measured_on(seeds: u64) -> String {
+/// Where and on what.
+pub(crate) fn measured() -> String {
     let commit = Command::new("git")
         .args(["describe", "--always", "--dirty"])
         .output();
@@ -106,8 +107,8 @@ fn measured_on(seeds: u64) -> String {
         .find_map(|line| line.strip_prefix("model name\t: "));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
-        "Measured at {commit} with {seeds} seeds each in the dev profile, on a virtual machine \
-         with {cores} cores ({}, Linux {}).",
+        "Measured at {commit} in the dev profile, on a virtual machine with {cores} cores ({}, \
+         Linux {}).",
         model.unwrap_or("unknown"),
         kernel.trim()
     )
@@ -121,7 +122,7 @@ fn told(outcome: &Outcome) -> String {
     }
 }
 
-fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     let digits = if time.subsec_millis() == 0 { 0 } else { 2 };
     format!("{:.digits$} s", time.as_secs_f64())
 }

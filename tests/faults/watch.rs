@@ -10,9 +10,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often every process is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// How long a page may take; a process that is held still or cut off does not answer, which is
 /// no finding.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -41,10 +38,11 @@ struct State {
 }
 
 impl Watch {
-    pub(crate) fn start() -> Watch {
+    /// Looks at everybody so often.
+    pub(crate) fn start(every: Duration) -> Watch {
         let state = Arc::new(Mutex::new(State::default()));
         Watch {
-            task: tokio::spawn(look(state.clone())),
+            task: tokio::spawn(look(state.clone(), every)),
             state,
         }
     }
@@ -58,11 +56,6 @@ impl Watch {
     pub(crate) fn remove(&self, id: u32) {
         let mut state = self.state.lock().unwrap();
         state.processes.retain(|process| process.id != id);
-    }
-
-    /// Everybody who is looked at.
-    pub(crate) fn processes(&self) -> Vec<Watched> {
-        self.state.lock().unwrap().processes.clone()
     }
 
     /// What was wrong, and the most memory that was resident, by process.
@@ -84,8 +77,8 @@ impl Drop for Watch {
     }
 }
 
-async fn look(state: Arc<Mutex<State>>) {
-    let mut every = interval(LOOK);
+async fn look(state: Arc<Mutex<State>>, every: Duration) {
+    let mut every = interval(every);
     every.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut before: BTreeMap<u32, Metrics> = BTreeMap::new();
     loop {

@@ -30,6 +30,9 @@ const AFTER: Duration = Duration::from_millis(700);
 /// How long a process may take to drain: its own 4 s, and room.
 const DRAINED: Duration = Duration::from_secs(8);
 
+/// How often every process is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How often sums are compared until they agree: a report of a link comes every 100 ms.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -87,13 +90,18 @@ impl World {
 
     /// Starts what was described.
     pub(crate) async fn start(builder: Builder, seed: u64) -> World {
+        World::start_looking(builder, seed, LOOK).await
+    }
+
+    /// Starts what was described, and looks at it so often.
+    pub(crate) async fn start_looking(builder: Builder, seed: u64, every: Duration) -> World {
         let cluster = builder.start().await;
         let mut world = World {
             cluster,
             rng: fastrand::Rng::with_seed(seed),
             feeds: Vec::new(),
             nozzles: Vec::new(),
-            watch: Watch::start(),
+            watch: Watch::start(every),
             idle: BTreeMap::new(),
             drained: 0,
             offered_by_drained: 0,
@@ -111,7 +119,7 @@ impl World {
         world
     }
 
-    fn processes(&self) -> Vec<(&Process, SocketAddr)> {
+    pub(crate) fn processes(&self) -> Vec<(&Process, SocketAddr)> {
         let dopplers = self.cluster.dopplers.iter();
         let dopplers = dopplers.map(|doppler| (&doppler.process, doppler.admin));
         let controllers = self.cluster.controllers.iter();
@@ -155,8 +163,24 @@ impl World {
 
     /// A firehose client of whatever is at `address`, subscribed at every Doppler.
     pub(crate) async fn firehose_at(&mut self, id: &str, address: SocketAddr) {
+        self.firehose_as(id, address, None).await;
+    }
+
+    /// As [`World::firehose_at`], with a token.
+    pub(crate) async fn firehose_as(
+        &mut self,
+        id: &str,
+        address: SocketAddr,
+        token: Option<String>,
+    ) {
         let (tls, path) = (self.cluster.controllers[0].tls(), format!("/firehose/{id}"));
-        let how = Box::new(move |_| Opening::new(address, tls.clone(), path.clone()));
+        let how = Box::new(move |_| {
+            let opening = Opening::new(address, tls.clone(), path.clone());
+            match &token {
+                Some(token) => opening.token(token),
+                None => opening,
+            }
+        });
         self.nozzles.push(Nozzle::start(id, None, how));
         self.cluster.subscribed(id, 1).await;
     }
@@ -357,7 +381,7 @@ impl World {
 
     /// What all processes that live, and those that drained, say they lost: dropped by either
     /// service, or in between.
-    async fn dropped(&self) -> u64 {
+    pub(crate) async fn dropped(&self) -> u64 {
         let mut dropped = self.drained;
         for (_, admin) in self.processes() {
             let page: Page = admin::subscriptions(admin).await;
@@ -385,7 +409,7 @@ impl World {
 
     /// What holds after every fault (I1–I4, I6–I8), checked with everything still open; then
     /// everybody leaves, and every process is as it was.
-    async fn holds(&mut self) -> String {
+    pub(crate) async fn holds(&mut self) -> String {
         for nozzle in &self.nozzles {
             nozzle.seen().assert_clean(&nozzle.name);
         }
@@ -427,6 +451,21 @@ impl World {
             }
             tokio::time::sleep(AGAIN).await;
         };
+        let note = self.holds().await;
+        Outcome {
+            recovery,
+            due,
+            lost,
+            told: (told, told),
+            note,
+        }
+    }
+
+    /// As [`World::exact`], where others came and went whose sums are in the pages: our
+    /// readers lost nothing, and nothing is what they were told.
+    pub(crate) async fn lossless(mut self, recovery: Duration) -> Outcome {
+        let (due, lost) = self.due_and_lost();
+        let told = self.nozzles.iter().map(|nozzle| nozzle.seen().told()).sum();
         let note = self.holds().await;
         Outcome {
             recovery,

@@ -43,7 +43,7 @@ where
         runtime.shutdown_background();
         Ok(ended)
     });
-    match ended {
+    let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             error!("could not start: {}", chain(&error));
@@ -53,7 +53,9 @@ where
             error!("could not start the runtime: {error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    crate::telemetry::flush_log();
+    code
 }
 
 /// Files a process has open beside connections: listeners, logs, certificates while they load,
@@ -107,12 +109,14 @@ fn stop() -> io::Result<Stop> {
         let signal = signals.next().await;
         info!(signal, "stopping; the next signal exits at once");
         let _ = first.send(());
-        #[expect(clippy::disallowed_methods, reason = "this is where a process ends")]
         // What a shell gives for the signal: 128 and its number.
-        std::process::exit(match signals.next().await {
+        let code = match signals.next().await {
             "SIGINT" => 130,
             _ => 143,
-        })
+        };
+        crate::telemetry::flush_log();
+        #[expect(clippy::disallowed_methods, reason = "this is where a process ends")]
+        std::process::exit(code)
     });
     Ok(stop.map(drop).boxed())
 }

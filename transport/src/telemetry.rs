@@ -28,7 +28,10 @@ use tracing_subscriber::EnvFilter;
 use crate::listener;
 use crate::shutdown::Shutdown;
 
+mod lines;
 mod process;
+
+use lines::Lines;
 
 /// Admin connections open at once; the next is closed. A scraper needs one.
 pub const ADMIN_CONNECTIONS: usize = 16;
@@ -57,6 +60,12 @@ const BYTES: &[f64] = &[
     16_777_216.0,
 ];
 
+/// How long a process that ends waits for whoever reads its log: half a second.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// The log of this process, once it has one.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -80,7 +89,9 @@ pub enum LogError {
 #[error("this process has another metrics recorder already")]
 pub struct RecorderTaken;
 
-/// Sends log lines to stderr: text, coloured on a terminal, or one JSON object a line.
+/// Sends log lines to stderr: text, coloured on a terminal, or one JSON object a line. Whoever
+/// logs never waits for whoever reads: lines that nobody takes are lost, and counted. Call
+/// [`flush_log`] before the process ends.
 ///
 /// `filter` is a level (`info`) or `target=level` pairs (`info,doppler=debug`), the syntax of
 /// `tracing_subscriber::EnvFilter`; the environment is not read. Once per process.
@@ -94,16 +105,26 @@ pub fn log_to_stderr(filter: &str, json: bool) -> Result<(), LogError> {
         filter: filter.into(),
         source,
     })?;
+    let lines = Lines::to(std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(lines.clone())
         .with_ansi(!json && std::io::stderr().is_terminal());
     let begun = if json {
         log.json().try_init()
     } else {
         log.try_init()
     };
-    begun.map_err(|_| LogError::Taken)
+    begun.map_err(|_| LogError::Taken)?;
+    let _ = LINES.set(lines);
+    Ok(())
+}
+
+/// Waits until every log line is written, or nobody reads them for [`LAST_LINES`].
+pub fn flush_log() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES);
+    }
 }
 
 /// The metrics of this process.
@@ -124,7 +145,9 @@ impl Metrics {
                 .expect("fails for an empty list of buckets only")
                 .build_recorder();
             let handle = recorder.handle();
-            metrics::set_global_recorder(recorder).ok().map(|()| handle)
+            let installed = metrics::set_global_recorder(recorder).ok().map(|()| handle);
+            lines::describe();
+            installed
         });
         installed.clone().map(Metrics).ok_or(RecorderTaken)
     }

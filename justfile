@@ -1,0 +1,9 @@
+# Short names of long commands; `just --list` shows them.
+
+# The long form of the faults: one every half minute for an hour, with a report in the docs.
+soak minutes="60" report="docs/soak.md":
+    cargo faults --soak {{minutes}} --report {{report}}
+
+# Every fault with three seeds, and the page they make.
+faults:
+    cargo faults --write docs/faults.md
