@@ -115,7 +115,7 @@ async fn flood(world: &mut World) -> Duration {
 pub(crate) async fn ten_times(seed: u64) -> Outcome {
     let builder = World::describe(1, 1).doppler_flag("--log-bytes", SMALL_LOG);
     let mut world = World::start(builder, seed).await;
-    world.firehose("keeps up", 0).await;
+    world.firehose("keeps-up", 0).await;
     world.firehose("slow", 0).await;
     let health = flood(&mut world).await;
     assert!(health <= HEALTH, "a health check took {health:?}");

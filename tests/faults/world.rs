@@ -399,12 +399,13 @@ impl World {
         offered
     }
 
-    /// What Doppler `n` took from agents while nobody could read it, once for each nozzle.
+    /// What Doppler `n`, which was started again, took from its feed before anybody read it,
+    /// once for each nozzle: all the feed sent since it broke, but for what was offered.
     pub(crate) async fn unread(&self, n: usize) -> u64 {
-        let doppler = &self.cluster.dopplers[n];
-        let taken = doppler.metrics().await;
-        let taken = taken.sum("doppler_ingress_envelopes_total", &[]) as u64;
-        taken * self.nozzles.len() as u64 - doppler.page().await.sum().offered
+        let feed = &self.feeds[n];
+        let broke = feed.breaks().last().copied().unwrap_or_default();
+        let taken = (feed.handed() - broke) * self.nozzles.len() as u64;
+        taken - self.cluster.dopplers[n].page().await.sum().offered
     }
 
     /// What holds after every fault (I1–I4, I6–I8), checked with everything still open; then
@@ -480,8 +481,10 @@ impl World {
     /// `unknown` can have been lost with the dead.
     pub(crate) async fn between(mut self, recovery: Duration, known: u64, unknown: u64) -> Outcome {
         let (due, lost) = self.due_and_lost();
-        let told = self.dropped().await + known;
+        let dropped = self.dropped().await;
+        let told = dropped + known;
         let note = self.holds().await;
+        let note = format!("{dropped} in gaps or dropped, {known} unread; {note}");
         Outcome {
             recovery,
             due,

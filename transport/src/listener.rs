@@ -51,6 +51,10 @@ pub const READ_BUFFER_IDLE: NonZeroUsize = NonZeroUsize::MIN;
 /// So this lies above the 30 s after which we close such a reader ourselves: ours says why.
 pub const USER_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// The same for what we dialled: 20 s. Whom we dial reads what we send, if he lives, so nothing
+/// speaks for patience; and until he is found dead, what he had is not read from another.
+pub const DIALLED_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Keepalive: first probe after 15 s of silence, then one every 5 s, until [`USER_TIMEOUT`].
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(15))
@@ -515,6 +519,8 @@ impl Dialer {
         self.buffers.apply(SockRef::from(&socket))?;
         let tcp = socket.connect(at).await?;
         tune(&tcp)?;
+        #[cfg(target_os = "linux")]
+        SockRef::from(&tcp).set_tcp_user_timeout(Some(DIALLED_TIMEOUT))?;
         Ok(tcp)
     }
 }
