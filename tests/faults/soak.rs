@@ -142,6 +142,7 @@ impl Soak {
         }
         let marks = self.world.marks();
         self.world.loses_nothing_since(&marks).await;
+        self.marks = self.world.marks();
         self.world.holds().await;
     }
 
@@ -275,7 +276,7 @@ impl Soak {
         let mut text = String::new();
         let ran = self.began.elapsed().as_secs_f64() / 60.0;
         let faults: u64 = self.sums.values().map(|sum| sum.times).sum();
-        let sent: u64 = self.world.feeds.iter().map(|feed| feed.handed()).sum();
+        let sent: u64 = self.marks.iter().sum();
         let verdict = match wrong {
             None => "Every check held.".to_owned(),
             Some(wrong) => format!("**It ended with: {wrong}**"),
@@ -284,7 +285,7 @@ impl Soak {
         let _ = writeln!(
             text,
             "{}\n\n    cargo faults --soak {minutes} --seed {seed} --report FILE\n\n\
-             {ran:.0} minutes, {faults} faults, {sent} envelopes sent to three Dopplers and read \
+             {ran:.1} minutes, {faults} faults, {sent} envelopes sent to three Dopplers and read \
              by ten clients. {verdict} {}\n",
             include_str!("soak_head.md").trim_end(),
             page::measured(),

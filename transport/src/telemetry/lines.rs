@@ -186,8 +186,8 @@ mod tests {
         }
     }
 
-    fn slow() -> (Lines, mpsc::Sender<()>, Arc<Mutex<Vec<u8>>>) {
-        let (allow, permits) = mpsc::channel();
+    fn slow() -> (Lines, mpsc::SyncSender<()>, Arc<Mutex<Vec<u8>>>) {
+        let (allow, permits) = mpsc::sync_channel(1);
         let written = Arc::default();
         let lines = Lines::to(Slow {
             permits,
