@@ -59,8 +59,13 @@ pub(super) fn say(about: &About, answers: &[Answer]) -> String {
             format_args!("{} envelopes{what} were lost since {from}.", number(n)),
         ),
     }
+    let losing = answers.iter().any(|it| !it.losses.losers_now.is_empty());
     for answer in answers {
         one(&mut text, about, answer);
+        // Who sends is known at Dopplers, wherever it is lost.
+        if losing {
+            senders(&mut text, &answer.losses);
+        }
     }
     text
 }
@@ -100,7 +105,19 @@ fn one(text: &mut String, about: &About, answer: &Answer) {
         let reason = clean(&row.reason);
         line(
             text,
-            format_args!("  Perhaps among {n} {place} ({reason}), whose names are not known."),
+            format_args!("  Perhaps among these too: {n} {place} ({reason})."),
+        );
+    }
+    let of_firehoses = page
+        .since_began
+        .iter()
+        .filter(|row| row.place == "firehose");
+    let of_firehoses: u64 = of_firehoses.map(|row| row.envelopes).sum();
+    if matches!(about, About::App(_)) && of_firehoses > 0 {
+        let n = number(of_firehoses);
+        line(
+            text,
+            format_args!("  Firehoses lost {n} here since it runs; those are not counted by app."),
         );
     }
     now(text, about, answer);
@@ -151,9 +168,9 @@ fn now(text: &mut String, about: &About, answer: &Answer) {
             format_args!("  In the last 10 s {n} were lost {place}: {reason}."),
         );
     }
-    if page.losers_now.is_empty() {
-        return;
-    }
+}
+
+fn senders(text: &mut String, page: &Page) {
     for sender in page.senders_now.iter().take(SHOWN) {
         let (app, n) = (clean(&sender.app), number(sender.envelopes));
         let kib = number(sender.bytes >> 10);
@@ -378,6 +395,10 @@ doppler at 127.0.0.1:14825
             app: None,
             ..row("", 3)
         }];
+        answer.losses.since_began = vec![Row {
+            place: "firehose".into(),
+            ..row("", 9)
+        }];
         answer.subscriptions = vec![Subscription {
             app: Some("a".into()),
             account: super::super::Account {
@@ -388,7 +409,8 @@ doppler at 127.0.0.1:14825
         }];
         let text = say(&About::App("a".into()), &[answer]);
         for line in [
-            "  Perhaps among 3 in front of those who tail other apps (app_overflow), whose names are not known.\n",
+            "  Perhaps among these too: 3 in front of those who tail other apps (app_overflow).\n",
+            "  Firehoses lost 9 here since it runs; those are not counted by app.\n",
             "  Now: a tail of app a: 5 wait, 0 lost since it began to read.\n",
             "  In the last 10 s 7 were lost in front of those who tail app a\u{fffd}[2J: app_overflow.\n",
             "  In the last 10 s app a sent 12,345 logs and container metrics, 1,024 KiB.\n",
