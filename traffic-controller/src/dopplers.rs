@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use gate::{Gate, Pace, Pass, Turn};
 use http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
 use http::{Request, StatusCode};
-use proto::link::PROTOCOL;
+use proto::link::{APPS_PATH, PROTOCOL};
 use standing::Standings;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,19 +72,17 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether it is about this one link: the Doppler has no room for another firehose group,
-    /// and serves those it has.
+    /// Whether it is about this one firehose, and the others are served: the Doppler has no room
+    /// for another group, or does not know what was asked for. Otherwise one client's path would
+    /// keep all others out.
     fn is_of_one(&self) -> bool {
-        matches!(
-            self,
+        match self {
             OpenError::Handshake {
-                source: ConnectError::Refused {
-                    status: StatusCode::SERVICE_UNAVAILABLE,
-                    ..
-                },
+                source: ConnectError::Refused { status, .. },
                 ..
-            }
-        )
+            } => !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+            _ => false,
+        }
     }
 }
 
@@ -123,7 +121,8 @@ impl Doppler {
             Ok(_) => self.gate.reached(pass),
             Err(error) => {
                 Metrics::dial_failed();
-                if error.is_of_one() {
+                // Whoever does not carry apps is no Doppler.
+                if error.is_of_one() && path != APPS_PATH {
                     self.gate.reached(pass);
                 } else {
                     *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = chain(error);
@@ -164,3 +163,35 @@ impl Doppler {
 /// How long a link is read on after it was told to leave, for what the Doppler had begun to send
 /// and its last count.
 pub(crate) const LEAVE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn who_is_refused_for_what_it_asks_keeps_nobody_out() {
+        for (status, path, is_reached) in [
+            ("503 Service Unavailable", "/firehose/a", true),
+            ("404 Not Found", "/firehose/a", true),
+            ("403 Forbidden", "/firehose/a", false),
+            ("404 Not Found", APPS_PATH, false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let doppler = Doppler::new(address, Dialer::new(None, OPEN));
+            let refuses = async {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                _ = tcp.read(&mut [0; 4 << 10]).await.unwrap();
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+                tcp
+            };
+            let asks = async { doppler.open(doppler.pass(Turn::Queued).await, path).await };
+            let (_tcp, opened) = tokio::join!(refuses, asks);
+            assert!(opened.is_err());
+            assert_eq!(doppler.is_reached(), is_reached, "{status} for {path}");
+        }
+    }
+}
