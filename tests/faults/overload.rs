@@ -4,6 +4,7 @@
 use crate::world::{Outcome, RESIDENT, SETTLE, World};
 use harness::admin;
 use harness::envelopes::Workload;
+use harness::within;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -166,7 +167,9 @@ pub(crate) async fn memory_limit(seed: u64) -> Outcome {
         .max()
         .unwrap_or_default();
     let mut outcome = world.exact(recovery).await;
-    drop(groups);
+    for group in groups {
+        group.remove().await;
+    }
     outcome.note = format!("group at most {} MiB, {}", most >> 20, outcome.note);
     outcome
 }
@@ -216,16 +219,27 @@ impl Group {
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Empty groups only can be removed: whoever still lives there goes back.
+impl Group {
+    /// Lets whoever still lives there go back, and removes it: only empty groups can be.
+    async fn remove(self) {
+        self.empty();
+        let removed = within(SETTLE, async || std::fs::remove_dir(&self.path).is_ok());
+        assert!(removed.await, "{} stays", self.path.display());
+    }
+
+    fn empty(&self) {
         let processes = std::fs::read_to_string(self.path.join("cgroup.procs"));
         for process in processes.unwrap_or_default().lines() {
+            // One that has ended meanwhile has left by itself.
             let _ = std::fs::write(self.parent.join("cgroup.procs"), process);
         }
-        let end = Instant::now() + SETTLE / 10;
-        while std::fs::remove_dir(&self.path).is_err() && Instant::now() < end {
-            std::thread::sleep(READS);
-        }
+    }
+}
+
+impl Drop for Group {
+    /// A panic is no reason to leave it; by then it may be gone.
+    fn drop(&mut self) {
+        self.empty();
+        let _ = std::fs::remove_dir(&self.path);
     }
 }
