@@ -34,6 +34,8 @@ pub struct Egress {
     pub router: Arc<Router>,
     /// Who may read.
     pub readers: Readers,
+    /// Who counts.
+    pub metrics: Arc<Metrics>,
     /// How long a firehose group outlives its last member.
     pub linger: Duration,
     /// Links are waited for when the process drains.
@@ -124,7 +126,7 @@ impl Egress {
                 debug!(peer, ?filter, "firehose link opened");
                 let filter = select(filter);
                 let member = self.router.firehose(subscription.as_str(), filter);
-                let vacant = firehose_link::run(member, socket, filter, peer).await;
+                let vacant = firehose_link::run(member, socket, filter, peer, &self.metrics).await;
                 self.linger(vacant).await;
             }
             Link::Apps => {

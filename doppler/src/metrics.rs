@@ -23,6 +23,7 @@ pub struct Metrics {
     recent_bytes: Gauge,
     sent: Counter,
     lost: [Counter; Reason::ALL.len()],
+    unconfirmed: Count,
     imbalance: Gauge,
 }
 
@@ -154,6 +155,10 @@ impl Metrics {
             "doppler_egress_dropped_envelopes_total",
             "Envelopes lost behind the router, by reason"
         );
+        describe_counter!(
+            "doppler_unconfirmed_envelopes_total",
+            "Envelopes sent on firehose links that broke, of which no client's socket was said to have taken them: at most so many were lost beyond this Doppler"
+        );
         describe_gauge!(
             "doppler_accounting_imbalance",
             "Envelopes by which some account does not add up; anything but 0 is a bug"
@@ -173,6 +178,7 @@ impl Metrics {
             sent: counter!("doppler_egress_envelopes_total"),
             lost: Reason::ALL
                 .map(|reason| counter!("doppler_egress_dropped_envelopes_total", "reason" => reason.name())),
+            unconfirmed: Count::new(counter!("doppler_unconfirmed_envelopes_total")),
             imbalance: gauge!("doppler_accounting_imbalance"),
         }
     }
@@ -217,6 +223,16 @@ impl Metrics {
         if let Some(reason) = ended.fault() {
             counter!("doppler_link_faults_total", "reason" => reason).increment(1);
         }
+    }
+
+    /// A firehose link broke with so many envelopes sent that nobody confirmed.
+    pub(crate) fn unconfirmed(&self, envelopes: u64) {
+        self.unconfirmed.add(envelopes);
+    }
+
+    /// How many there were of them.
+    pub(crate) fn all_unconfirmed(&self) -> u64 {
+        self.unconfirmed.get()
     }
 
     /// A gRPC message was refused as a whole.

@@ -230,6 +230,7 @@ pub async fn run(
         },
         egress: Egress {
             router: router.clone(),
+            metrics: metrics.clone(),
             readers: Readers::new(&config.readers, config.report_only_roles),
             linger: config.linger,
             shutdown: links.shutdown(),
@@ -251,8 +252,8 @@ pub async fn run(
         .await;
     });
     admin.shutdown().spawn({
-        let subscriptions = router.clone();
-        let page = Box::new(move || subscriptions_page(&subscriptions));
+        let (subscriptions, counts) = (router.clone(), metrics.clone());
+        let page = Box::new(move || subscriptions_page(&subscriptions, &counts));
         let counts = metrics.clone();
         let losses = Box::new(move |query: &str| counts.losses(query));
         let admin_page = Admin::new(telemetry, ready.clone())
@@ -483,7 +484,7 @@ async fn emit(mut own: OwnMetrics, interval: Duration, router: Arc<Router>, metr
 }
 
 /// The page `/subscriptions`: every account as it stands, and the sums of those that ended.
-fn subscriptions_page(router: &Router) -> String {
+fn subscriptions_page(router: &Router, metrics: &Metrics) -> String {
     let accounts = router.accounts();
     let subscriptions = accounts
         .open
@@ -505,6 +506,10 @@ fn subscriptions_page(router: &Router) -> String {
                 "account": account,
             }),
         });
-    json!({ "subscriptions": subscriptions.collect::<Vec<_>>(), "ended": accounts.gone })
-        .to_string()
+    json!({
+        "subscriptions": subscriptions.collect::<Vec<_>>(),
+        "ended": accounts.gone,
+        "unconfirmed": metrics.all_unconfirmed(),
+    })
+    .to_string()
 }

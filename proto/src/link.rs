@@ -133,7 +133,7 @@ pub struct Written {
 }
 
 /// Counts of the sending side, in envelopes, notices included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Which life of the stream is counted.
     pub epoch: u64,
@@ -143,8 +143,23 @@ pub struct Report {
     pub dropped: u64,
     /// Waiting.
     pub queued: u64,
-    /// Of `dropped`, since this link was opened.
-    #[serde(default)]
+    /// What happened since the link was opened; earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+    /// Whether nothing follows: without that a link ended that somebody cut, or whose Doppler was
+    /// killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last: bool,
+}
+
+/// What happened since a link was opened, in envelopes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// How long ago that was, in milliseconds.
+    pub age_ms: u64,
+    /// What the link's subscription was offered.
+    pub offered: u64,
+    /// What it lost.
     pub missed: u64,
 }
 
@@ -335,7 +350,17 @@ mod tests {
             sent: 2,
             dropped: 3,
             queued: 4,
-            missed: 1,
+            since: Some(Since {
+                age_ms: 5,
+                offered: 6,
+                missed: 1,
+            }),
+            last: false,
+        };
+        let last = Report {
+            since: None,
+            last: true,
+            ..report
         };
         let standing = Standing {
             handle: 7,
@@ -386,7 +411,11 @@ mod tests {
         for (message, text) in [
             (
                 Downstream::Report(report),
-                r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4,"missed":1}}"#,
+                r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4,"since":{"age_ms":5,"offered":6,"missed":1}}}"#,
+            ),
+            (
+                Downstream::Report(last),
+                r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4,"last":true}}"#,
             ),
             (
                 Downstream::Ended(ended),
@@ -421,7 +450,7 @@ mod tests {
     fn what_an_earlier_version_does_not_say_is_nothing() {
         let text = r#"{"report":{"epoch":1,"sent":2,"dropped":3,"queued":4}}"#;
         match Downstream::parse(text).unwrap() {
-            Downstream::Report(report) => assert_eq!((report.dropped, report.missed), (3, 0)),
+            Downstream::Report(report) => assert_eq!((report.since, report.last), (None, false)),
             other => panic!("{other:?}"),
         }
     }

@@ -15,6 +15,9 @@ pub struct Page {
     #[serde(default)]
     pub app_links: Vec<Hop>,
     ended: Ended,
+    /// What a Doppler sent on firehose links that broke and nobody confirmed.
+    #[serde(default)]
+    pub unconfirmed: u64,
 }
 
 /// The sums of what is over: one at a Doppler, one for each endpoint at a Traffic Controller.
@@ -70,6 +73,10 @@ pub struct Hop {
     pub received: u64,
     /// What was sent and did not arrive, in lives of the link that are over.
     pub gap: u64,
+    /// The most that may be missing.
+    pub gap_at_most: u64,
+    /// How many lives ended of which too little is known for that.
+    pub gap_without_bound: u64,
     /// What the Doppler lost of the subscription while the link was there.
     pub missed_there: u64,
 }
@@ -145,6 +152,15 @@ impl Page {
             Ended::One(_) => 0,
         };
         links.sum::<u64>() + over
+    }
+
+    /// The least and the most that got lost between Dopplers and this Traffic Controller on links
+    /// of firehoses that are open.
+    pub fn gap_range(&self) -> (u64, u64) {
+        let links = self.subscriptions.iter().flat_map(|open| &open.links);
+        links.fold((0, 0), |(least, most), hop| {
+            (least + hop.gap, most + hop.gap_at_most)
+        })
     }
 
     /// What Dopplers lost of firehoses whose clients are gone, while these were there.

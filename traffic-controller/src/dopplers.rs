@@ -14,6 +14,7 @@ pub mod hop;
 pub mod hops;
 pub mod members;
 mod outages;
+mod range;
 mod roll;
 mod standing;
 

@@ -26,6 +26,7 @@ pub struct Metrics {
     app_streams: Gauge,
     ingress: Counter,
     gap: Counter,
+    gap_at_most: Counter,
     egress: [Counter; 2],
     dropped: [[Counter; Reason::ALL.len()]; 3],
     imbalance: Gauge,
@@ -110,6 +111,10 @@ impl Metrics {
             "Envelopes a Doppler reported as sent that did not arrive"
         );
         describe_counter!(
+            "traffic_controller_link_gap_at_most_envelopes_total",
+            "The most that may be missing between Dopplers and here: the gap, and what a Doppler that was killed may have held or sent since its last report"
+        );
+        describe_counter!(
             "traffic_controller_egress_envelopes_total",
             "Envelopes that clients' sockets took, by endpoint"
         );
@@ -136,6 +141,7 @@ impl Metrics {
             app_streams: gauge!("traffic_controller_app_streams"),
             ingress: counter!("traffic_controller_ingress_envelopes_total"),
             gap: counter!("traffic_controller_link_gap_envelopes_total"),
+            gap_at_most: counter!("traffic_controller_link_gap_at_most_envelopes_total"),
             egress: ENDPOINTS
                 .map(|endpoint| counter!("traffic_controller_egress_envelopes_total", "endpoint" => endpoint)),
             dropped: LOSERS.map(|endpoint| {
@@ -260,6 +266,7 @@ impl Metrics {
         let links = read.links();
         self.ingress.absolute(links.received);
         self.gap.absolute(links.gap);
+        self.gap_at_most.absolute(links.gap_at_most);
         let sums = read.sums();
         for (counter, account) in self.egress.iter().zip(&sums) {
             counter.absolute(account.sent);

@@ -292,7 +292,7 @@ mod tests {
             sent: 5,
             dropped: 0,
             queued: 0,
-            missed: 0,
+            ..Report::default()
         });
         drop(passage);
 

@@ -71,7 +71,7 @@ where
             () = reports.due() => socket.say(&reports.tell(link.account())),
         }
     };
-    let last_words = reports.tell(link.account());
+    let last_words = reports.tell_last(link.account());
     drop(link);
     match end {
         Some(ended) => {

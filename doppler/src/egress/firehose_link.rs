@@ -29,6 +29,7 @@ pub(super) async fn run<S>(
     mut socket: Socket<S>,
     filter: Filter,
     peer: &str,
+    metrics: &Metrics,
 ) -> Option<Vacant>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -61,12 +62,14 @@ where
         }
     };
     // The group first: another member may claim while this socket says goodbye.
-    let last_words = reports.tell(member.account());
+    let last_words = reports.tell_last(member.account());
     let vacant = member.leave(taken);
     match end {
         End::Broken(ended) => {
             Metrics::link_ended(&ended);
-            debug!(peer, %ended, unconfirmed = reports.unconfirmed(), "firehose link ended");
+            let unconfirmed = reports.unconfirmed();
+            metrics.unconfirmed(unconfirmed);
+            debug!(peer, %ended, unconfirmed, "firehose link ended");
             if let Some(close) = ended.answer() {
                 socket.close(close).await;
             }

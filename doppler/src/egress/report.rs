@@ -1,9 +1,9 @@
 //! What a link tells its Traffic Controller about itself: how much it was sent, so that both
 //! ends can tell what was lost between them, even when one of them is killed.
 
-use proto::link::{Downstream, Report, Written};
+use proto::link::{Downstream, Report, Since, Written};
 use std::time::Duration;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use transport::clock::unix_ns;
 use transport::ledger::Account;
 
@@ -16,8 +16,10 @@ pub(super) struct Reports {
     sent: u64,
     written: u64,
     told: u64,
-    /// What the subscription had lost before this link.
-    before: u64,
+    opened: Instant,
+    /// What the subscription was offered, and had lost, before this link.
+    offered: u64,
+    dropped: u64,
     ticks: Interval,
 }
 
@@ -31,7 +33,9 @@ impl Reports {
             sent: 0,
             written: 0,
             told: 0,
-            before: account.dropped.total(),
+            opened: Instant::now(),
+            offered: account.offered,
+            dropped: account.dropped.total(),
             ticks,
         }
     }
@@ -64,16 +68,33 @@ impl Reports {
 
     /// The report: this link's `sent`, its subscription's losses and what waits.
     pub(super) fn tell(&mut self, account: Account) -> String {
+        Downstream::Report(self.report(account)).to_json()
+    }
+
+    /// The last report, of a link that ends in order.
+    pub(super) fn tell_last(&mut self, account: Account) -> String {
+        let report = Report {
+            last: true,
+            ..self.report(account)
+        };
+        Downstream::Report(report).to_json()
+    }
+
+    fn report(&mut self, account: Account) -> Report {
         self.told = self.sent;
         let dropped = account.dropped.total();
-        let report = Report {
+        Report {
             epoch: self.epoch,
             sent: self.sent,
             dropped,
             queued: account.queued,
-            // An app link's account is of the apps still tailed.
-            missed: dropped.saturating_sub(self.before),
-        };
-        Downstream::Report(report).to_json()
+            // An app link's account is of the apps still tailed: it may have become less.
+            since: Some(Since {
+                age_ms: self.opened.elapsed().as_millis() as u64,
+                offered: account.offered.saturating_sub(self.offered),
+                missed: dropped.saturating_sub(self.dropped),
+            }),
+            last: false,
+        }
     }
 }

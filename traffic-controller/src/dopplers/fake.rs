@@ -67,7 +67,7 @@ pub(crate) fn report(sent: u64) -> String {
         sent,
         dropped: 0,
         queued: 0,
-        missed: 0,
+        ..Report::default()
     };
     Downstream::Report(report).to_json()
 }

@@ -1,13 +1,16 @@
-//! What both ends of a link have counted, over all its lives: `sent = received + gap`.
+//! What both ends of a link have counted, over all its lives: `sent = received + gap`, and how
+//! many more may be missing where a life ended without its last report (`range`).
 //!
 //! In come what arrived here and what the Doppler reports; out come sums. A life ends with
 //! the connection, and only then is it known what of it did not arrive.
 
 use super::hops::LEFT;
+use super::range::Told;
 use proto::link::Report;
 use serde::Serialize;
 use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 use transport::ledger::Dropped;
 
 /// The two ends of one link.
@@ -21,12 +24,18 @@ struct State {
     /// Sums of the lives that are over.
     past: Sums,
     /// This life, while the link is open.
-    life: Option<Sums>,
+    life: Option<Life>,
     /// As the Doppler last reported them.
     dropped_there: u64,
     queued_there: u64,
     /// Only of an app link.
     topics: Option<Delivered>,
+}
+
+struct Life {
+    opened: Instant,
+    told: Told,
+    sums: Sums,
 }
 
 /// One link's sums, in envelopes, notices included.
@@ -36,8 +45,13 @@ pub struct Sums {
     pub sent: u64,
     /// What arrived.
     pub received: u64,
-    /// What was sent and did not arrive, in the lives of the link that are over.
+    /// What was said to be sent and did not arrive, in the lives of the link that are over.
     pub gap: u64,
+    /// The most that may be missing: more than `gap` only where a life ended without the
+    /// Doppler's last report, by a kill or a cut.
+    pub gap_at_most: u64,
+    /// How many lives ended in which the Doppler said too little for an upper bound.
+    pub gap_without_bound: u64,
     /// What the Doppler lost of the subscription while this link was there.
     pub missed_there: u64,
 }
@@ -97,7 +111,7 @@ impl Hop {
 
     /// The link is open: a life begins.
     pub fn opened(&self) {
-        self.lock().life = Some(Sums::default());
+        self.lock().life = Some(Life::begun());
     }
 
     /// The link's life is over, if it had one: what was sent and has not arrived never will.
@@ -106,13 +120,14 @@ impl Hop {
         let Some(life) = state.life.take() else {
             return;
         };
-        // A Doppler that was killed did not report its last 100 ms.
-        let sent = life.sent.max(life.received);
+        let lost = life.told.lost(life.sums.received, life.opened.elapsed());
         state.past += Sums {
-            sent,
-            received: life.received,
-            gap: sent - life.received,
-            missed_there: life.missed_there,
+            // A Doppler that was killed did not report its last 100 ms.
+            sent: life.sums.sent.max(life.sums.received),
+            gap: lost.at_least,
+            gap_at_most: lost.at_most.unwrap_or(lost.at_least),
+            gap_without_bound: u64::from(lost.at_most.is_none()),
+            ..life.sums
         };
     }
 
@@ -132,8 +147,9 @@ impl Hop {
     pub fn reported(&self, report: Report) {
         let mut state = self.lock();
         if let Some(life) = &mut state.life {
-            life.sent = report.sent;
-            life.missed_there = report.missed;
+            life.told.reported(report);
+            life.sums.sent = report.sent;
+            life.sums.missed_there = report.since.map_or(0, |since| since.missed);
         }
         state.dropped_there = report.dropped;
         state.queued_there = report.queued;
@@ -172,13 +188,26 @@ impl Hop {
 
 impl State {
     fn receive(&mut self, envelopes: u64) {
-        self.life.get_or_insert_default().received += envelopes;
+        let life = self.life.get_or_insert_with(Life::begun);
+        life.sums.received += envelopes;
     }
 
     fn sums(&self) -> Sums {
         let mut sums = self.past;
-        sums += self.life.unwrap_or_default();
+        if let Some(life) = &self.life {
+            sums += life.sums;
+        }
         sums
+    }
+}
+
+impl Life {
+    fn begun() -> Life {
+        Life {
+            opened: Instant::now(),
+            told: Told::default(),
+            sums: Sums::default(),
+        }
     }
 }
 
@@ -213,6 +242,8 @@ impl AddAssign for Sums {
         self.sent = self.sent.saturating_add(other.sent);
         self.received += other.received;
         self.gap = self.gap.saturating_add(other.gap);
+        self.gap_at_most = self.gap_at_most.saturating_add(other.gap_at_most);
+        self.gap_without_bound += other.gap_without_bound;
         self.missed_there = self.missed_there.saturating_add(other.missed_there);
     }
 }
@@ -231,6 +262,8 @@ impl AddAssign for Delivered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::link::Since;
+    use std::time::Duration;
     use transport::ledger::Reason;
 
     fn report(sent: u64) -> Report {
@@ -239,7 +272,8 @@ mod tests {
             sent,
             dropped: 3,
             queued: 4,
-            missed: 0,
+            last: true,
+            ..Report::default()
         }
     }
 
@@ -248,7 +282,8 @@ mod tests {
             sent,
             received,
             gap,
-            missed_there: 0,
+            gap_at_most: gap,
+            ..Sums::default()
         }
     }
 
@@ -274,7 +309,39 @@ mod tests {
         hop.opened();
         hop.received(5);
         hop.closed();
-        assert_eq!(hop.sums(), sums(15, 12, 3));
+        let expected = Sums {
+            gap_without_bound: 1,
+            ..sums(15, 12, 3)
+        };
+        assert_eq!(hop.sums(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_without_a_last_report_leaves_a_range_and_one_with_it_does_not() {
+        let hop = Hop::new("d");
+        hop.opened();
+        let since = Since {
+            age_ms: 100,
+            offered: 12,
+            missed: 0,
+        };
+        hop.reported(Report {
+            last: false,
+            since: Some(since),
+            ..report(10)
+        });
+        hop.received(9);
+        tokio::time::advance(Duration::from_millis(150)).await;
+        hop.closed();
+        // One that was sent did not come; 4 waited; and 120 a second for 150 ms may have come in.
+        let sums = hop.sums();
+        assert_eq!((sums.gap, sums.gap_at_most), (1, 1 + 4 + 18));
+
+        hop.opened();
+        hop.received(10);
+        hop.reported(report(10));
+        hop.closed();
+        assert_eq!(hop.sums().gap_at_most, sums.gap_at_most);
     }
 
     #[test]
@@ -297,7 +364,7 @@ mod tests {
         hop.reported(report(2));
         assert_eq!(
             serde_json::to_string(&hop.page()).unwrap(),
-            r#"{"doppler":"d","connected":true,"sent":2,"received":2,"gap":0,"missed_there":0,"dropped_there":3,"queued_there":4}"#
+            r#"{"doppler":"d","connected":true,"sent":2,"received":2,"gap":0,"gap_at_most":0,"gap_without_bound":0,"missed_there":0,"dropped_there":3,"queued_there":4}"#
         );
     }
 
