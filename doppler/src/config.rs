@@ -121,6 +121,16 @@ pub struct Config {
     #[arg(long, env = "DOPPLER_DRAIN", default_value = "4", value_parser = seconds)]
     pub drain: Duration,
 
+    /// Address of the socket on which a supervisor is told that we are ready, alive and stopping, as
+    /// systemd gives it: a path, or `@` and an abstract name [default: none].
+    #[arg(long, env = "NOTIFY_SOCKET")]
+    pub notify_socket: Option<String>,
+
+    /// Microseconds after which the supervisor takes us for dead, as systemd gives them (`WatchdogSec=`)
+    /// [default: never].
+    #[arg(long, env = "WATCHDOG_USEC")]
+    pub watchdog_usec: Option<u64>,
+
     /// Accepted for the Go Doppler's sake, and without effect: how many envelopes wait at the
     /// door. Ours wait in one log, bounded in bytes (--log-bytes).
     #[arg(long, env = "INGRESS_BUFFER_SIZE", value_name = "ENVELOPES")]
@@ -171,6 +181,8 @@ impl Settings for Config {
         value("doppler.max_connections", "max_connections"),
         value("doppler.linger", "linger"),
         value("doppler.drain", "drain"),
+        value("doppler.notify_socket", "notify_socket"),
+        value("doppler.watchdog_usec", "watchdog_usec"),
         value("doppler.ingress_buffer_size", "ingress_buffer_size"),
         value("doppler.egress_buffer_size", "egress_buffer_size"),
         value("doppler.worker_threads", "worker_threads"),
@@ -226,6 +238,11 @@ impl Config {
             None => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         SocketAddr::new(self.address.unwrap_or(everywhere), self.port)
+    }
+
+    /// How long the supervisor may hear nothing of us, if that matters to it.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog_usec.map(Duration::from_micros)
     }
 
     /// Where the admin listener is.

@@ -32,6 +32,7 @@ use transport::log::GATHER;
 use transport::reload::Reload;
 use transport::settings;
 use transport::shutdown::{Drain, Hangup, Shutdown};
+use transport::supervisor::Supervisor;
 use transport::telemetry::{self, Admin, Readiness, RecorderTaken};
 use transport::tls::{self, NoSuite, Roots, Suites, TlsError};
 
@@ -292,11 +293,15 @@ pub async fn run(
         tokio::spawn(audit(router.clone(), metrics.clone())),
         tokio::spawn(forget(router.clone())),
     ];
+    let supervisor = Arc::new(Supervisor::at(config.notify_socket.as_deref()));
+    supervisor.watch(config.watchdog());
     ready.set(true);
+    supervisor.ready();
 
     stop.await;
 
     info!("draining");
+    supervisor.stopping();
     ready.set(false);
     doors.begin();
     let half = config.drain / 2;

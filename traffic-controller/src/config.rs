@@ -235,6 +235,16 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_DRAIN", default_value = "4", value_parser = seconds)]
     pub drain: Duration,
 
+    /// Address of the socket on which a supervisor is told that we are ready, alive and stopping, as
+    /// systemd gives it: a path, or `@` and an abstract name [default: none].
+    #[arg(long, env = "NOTIFY_SOCKET")]
+    pub notify_socket: Option<String>,
+
+    /// Microseconds after which the supervisor takes us for dead, as systemd gives them (`WatchdogSec=`)
+    /// [default: never].
+    #[arg(long, env = "WATCHDOG_USEC")]
+    pub watchdog_usec: Option<u64>,
+
     /// Accepted for the Go Traffic Controller's sake, and without effect: our log lines always
     /// begin with an RFC 3339 time.
     #[arg(long, env = "USE_RFC339")]
@@ -304,6 +314,8 @@ impl Settings for Config {
         value("traffic_controller.app_bytes", "app_bytes"),
         value("traffic_controller.pprof_port", "admin_port"),
         value("traffic_controller.drain", "drain"),
+        value("traffic_controller.notify_socket", "notify_socket"),
+        value("traffic_controller.watchdog_usec", "watchdog_usec"),
         value("traffic_controller.worker_threads", "worker_threads"),
         value("traffic_controller.log", "log"),
         // Whether the job runs at all.
@@ -426,6 +438,11 @@ impl Config {
             patience: self.slow_consumer_patience,
             policy_close: self.slow_consumer_policy_close,
         }
+    }
+
+    /// How long the supervisor may hear nothing of us, if that matters to it.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog_usec.map(Duration::from_micros)
     }
 
     /// Where the admin listener is.

@@ -8,6 +8,7 @@ pub mod connection;
 mod credential;
 mod end;
 mod firehose;
+mod leaving;
 mod origin;
 mod recent;
 mod security_log;
@@ -15,6 +16,7 @@ mod set_cookie;
 mod slow;
 mod tail;
 
+pub use leaving::Leaving;
 pub use origin::{Origin, Origins};
 pub use security_log::{Ends, SecurityLog, SecurityLogError};
 pub use slow::Rules;
@@ -55,8 +57,10 @@ pub struct Front {
     pub streams: Arc<Streams>,
     /// Who counts.
     pub metrics: Arc<Metrics>,
-    /// Streams are told when the process drains, and waited for.
+    /// Streams are waited for when the process drains.
     pub shutdown: Shutdown,
+    /// When each of them ends then.
+    pub leaving: Leaving,
 }
 
 /// What an operator has said about the public door.

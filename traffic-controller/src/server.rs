@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::dopplers::discovery::{self, FileError};
 use crate::dopplers::members::Sources;
 use crate::dopplers::{Members, OPEN, RECEIVE_BUFFER};
-use crate::front::{Edge, Front, Origins, SecurityLog, SecurityLogError, connection};
+use crate::front::{Edge, Front, Leaving, Origins, SecurityLog, SecurityLogError, connection};
 use crate::metrics::Metrics;
 use crate::own_metrics::ToAgent;
 use crate::page::Ledger;
@@ -32,6 +32,7 @@ use transport::listener::{
 use transport::reload::Reload;
 use transport::settings;
 use transport::shutdown::{Drain, Hangup};
+use transport::supervisor::Supervisor;
 use transport::telemetry::{self, Admin, Readiness, RecorderTaken};
 use transport::tls::{self, Roots, Suites, TlsError};
 
@@ -45,6 +46,13 @@ const PENDING_CONNECTIONS: usize = 1_024;
 
 /// How long the agent has to take the last report.
 const LAST_REPORT: Duration = Duration::from_secs(1);
+
+/// Which part of the drain the clients' ends are spread over: what comes after it is a second for
+/// a Doppler's last count and one for a Close that is not answered.
+const SPREAD: f64 = 0.4;
+
+/// Which part of it the app links have for their last counts.
+const LAST_COUNTS: f64 = 0.25;
 
 /// How often accounts are checked and their sums shown.
 const AUDIT: Duration = Duration::from_secs(1);
@@ -258,6 +266,7 @@ pub async fn run(
         streams,
         metrics: metrics.clone(),
         shutdown: clients.shutdown(),
+        leaving: Leaving::new(clients.shutdown(), config.drain.mul_f64(SPREAD)),
     });
     let acceptor = Acceptor {
         read_buffer: READ_BUFFER_IDLE,
@@ -290,22 +299,32 @@ pub async fn run(
         reports.shutdown().spawn(reporter.run(to_agent, until));
     }
     let audit = tokio::spawn(audit(metrics.clone(), ledger.clone()));
+    let supervisor = Arc::new(Supervisor::at(config.notify_socket.as_deref()));
+    supervisor.watch(config.watchdog());
     ready.set(true);
+    supervisor.ready();
 
     stop.await;
 
     info!("draining");
+    supervisor.stopping();
     ready.set(false);
     accepting.begin();
-    // As the data flows: the Dopplers are told, what they had begun to send goes to the clients,
-    // and then the clients are closed. Firehoses do the same, each for itself.
+    // Each client leaves at a moment of its own, with what is there for it; a firehose's Dopplers
+    // are told then, and say their last counts. Whoever is still there when that is over gets
+    // what the app links had begun to send.
     clients.begin();
+    let left = clients.wait(config.drain.mul_f64(SPREAD)).await;
     links.begin();
-    if let Err(undrained) = links.wait(config.drain.mul_f32(0.4)).await {
+    if let Err(undrained) = links.wait(config.drain.mul_f64(LAST_COUNTS)).await {
         debug!(%undrained, "app links were cut off");
     }
     topics.close();
-    if let Err(undrained) = clients.wait(config.drain.mul_f32(0.6)).await {
+    if left.is_err()
+        && let Err(undrained) = clients
+            .wait(config.drain.mul_f64(1.0 - SPREAD - LAST_COUNTS))
+            .await
+    {
         warn!(%undrained, "clients were cut off");
     }
     if let Some(log) = security_log {

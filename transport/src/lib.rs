@@ -24,6 +24,7 @@ pub mod reload;
 pub mod secret;
 pub mod settings;
 pub mod shutdown;
+pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 pub mod websocket;

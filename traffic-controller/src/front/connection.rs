@@ -74,7 +74,7 @@ where
 mod tests {
     use super::*;
     use crate::access::Access;
-    use crate::front::Edge;
+    use crate::front::{Edge, Leaving};
     use crate::streams::Streams;
     use crate::topics::Topics;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,6 +83,7 @@ mod tests {
 
     /// What a client that sends `request` and then nothing is told, and how long it is kept.
     async fn told(request: &str) -> (String, Duration) {
+        let shutdown = Drain::new().shutdown();
         let front = Arc::new(Front {
             access: Access::Open,
             edge: Edge::default(),
@@ -90,7 +91,8 @@ mod tests {
             topics: Topics::new(1 << 20, 1 << 20),
             streams: Streams::new(1),
             metrics: Arc::new(Metrics::new()),
-            shutdown: Drain::new().shutdown(),
+            leaving: Leaving::new(shutdown.clone(), Duration::ZERO),
+            shutdown,
         });
         let (mut client, server) = tokio::io::duplex(1 << 10);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));

@@ -3,7 +3,6 @@
 use super::end::End;
 use super::slow::{Slow, Watch};
 use super::{Client, Front};
-use crate::dopplers::LEAVE;
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
 use crate::metrics::Metrics;
 use crate::own_metrics::SlowConsumer;
@@ -31,15 +30,12 @@ pub(super) async fn run(
     let passage = front
         .streams
         .firehose(subscription, filter.name(), peer, hops);
-    let mut draining = pin!(front.shutdown.begun());
+    let mut draining = pin!(front.leaving.begun());
     let mut watch = Watch::new(front.edge.slow);
     let progress = socket.progress();
     let mut leaving = false;
     let mut lost = pin!(lost);
-    let mut overdue = pin!(async {
-        front.shutdown.begun().await;
-        tokio::time::sleep(LEAVE).await;
-    });
+    let mut overdue = pin!(front.leaving.overdue());
     let end = loop {
         tokio::select! {
             run = links.next() => match run {
@@ -133,13 +129,14 @@ mod tests {
     use crate::access::Access;
     use crate::dopplers::Doppler;
     use crate::dopplers::fake::{Fake, frames, heard, report};
-    use crate::front::Edge;
+    use crate::front::{Edge, Leaving};
     use crate::metrics::Metrics;
     use crate::streams::Streams;
     use crate::topics::Topics;
     use bytes::Bytes;
     use proto::link::Upstream;
     use std::sync::Arc;
+    use std::time::Duration;
     use tokio::net::{TcpListener, TcpStream};
     use transport::ledger::{Account, Reason};
     use transport::shutdown::Drain;
@@ -191,6 +188,7 @@ mod tests {
             streams: Streams::new(1),
             metrics: Arc::new(Metrics::new()),
             shutdown: drain.shutdown(),
+            leaving: Leaving::new(drain.shutdown(), Duration::ZERO),
         }
     }
 

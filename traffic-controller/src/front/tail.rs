@@ -9,13 +9,14 @@ use crate::own_metrics::SlowConsumer;
 use crate::recent::newest_logs;
 use crate::topics::{Leave, Tail};
 use bytes::Bytes;
-use std::pin::pin;
+use futures::FutureExt;
+use std::pin::{Pin, pin};
 use tracing::{debug, warn};
 use transport::clock::unix_ns;
 use transport::frame::framed;
 use transport::listener::Stream;
 use transport::log::{Claim, Member};
-use transport::websocket::Socket;
+use transport::websocket::{Progress, Socket};
 
 /// Writes to `socket` until the client leaves, what let it in is `lost`, or the process drains
 /// and the topic is read.
@@ -40,27 +41,22 @@ pub(super) async fn run(
             }
         },
     };
-    let mut taken = 0;
-    let mut watch = Watch::new(front.edge.slow);
-    let (progress, mut overflowed) = (socket.progress(), 0);
+    let mut draining = pin!(front.leaving.begun());
+    let mut writing = Writing {
+        overdue: Box::pin(front.leaving.overdue()),
+        watch: Watch::new(front.edge.slow),
+        progress: socket.progress(),
+        overflowed: 0,
+        taken: 0,
+    };
     let end = loop {
         tokio::select! {
             claim = tail.member().claim() => match claim {
                 Some(claim) => {
                     let frames = bytes(claim, app);
-                    let member = &*tail.member();
-                    let slow = watch.slow(&progress, || lag(member, &mut overflowed));
-                    let sent = tokio::select! {
-                        // Most sends end at once: then nobody looks at the clock.
-                        biased;
-                        sent = socket.send(&frames) => sent.map_err(End::of),
-                        slow = slow => Err(End::Slow(slow)),
-                    };
-                    if let Err(end) = sent {
-                        taken = socket.taken();
+                    if let Err(end) = writing.pass_on(&frames, &mut tail, &mut socket).await {
                         break end;
                     }
-                    tail.member().sent();
                     // The next may ask when the client has what this one asked for: it counts for
                     // no cap, and clients that do not read would add up.
                     beginning = beginning.and_then(|(bytes, leave)| {
@@ -72,8 +68,10 @@ pub(super) async fn run(
             },
             ended = socket.ended() => break End::of(ended),
             reason = &mut lost => break End::Lost(reason),
+            () = &mut draining => break writing.run_dry(app, &mut tail, &mut socket).await,
         }
     };
+    let taken = writing.taken;
     let lost = tail.end(taken, end.reason()).dropped.total();
     if let End::Slow(slow) = end {
         warn!(peer, app, lost, "{}", slow.words());
@@ -85,6 +83,56 @@ pub(super) async fn run(
         });
     }
     close(&end, front, socket, peer).await
+}
+
+/// What is written to a client, and whether it takes it.
+struct Writing<F> {
+    /// Resolves when the drain waits no longer.
+    overdue: Pin<Box<F>>,
+    watch: Watch,
+    progress: Progress,
+    /// What the topic had cost it when that was last looked at.
+    overflowed: u64,
+    /// Of the claim that was not settled.
+    taken: usize,
+}
+
+impl<F: Future<Output = ()>> Writing<F> {
+    /// Writes a claim and settles it, unless the stream ends over it.
+    async fn pass_on(
+        &mut self,
+        frames: &[u8],
+        tail: &mut Tail,
+        socket: &mut Socket<Stream>,
+    ) -> Result<(), End> {
+        let (member, overflowed) = (&*tail.member(), &mut self.overflowed);
+        let sent = tokio::select! {
+            // Most sends end at once: then nobody looks at the clock.
+            biased;
+            sent = socket.send(frames) => sent.map_err(End::of),
+            () = &mut self.overdue => Err(End::Drained),
+            slow = self.watch.slow(&self.progress, || lag(member, overflowed)) => {
+                Err(End::Slow(slow))
+            }
+        };
+        match sent {
+            Ok(()) => {
+                tail.member().sent();
+            }
+            Err(_) => self.taken = socket.taken(),
+        }
+        sent
+    }
+
+    /// Writes what the topic has, and waits for no more.
+    async fn run_dry(&mut self, app: &str, tail: &mut Tail, socket: &mut Socket<Stream>) -> End {
+        while let Some(Some(claim)) = tail.member().claim().now_or_never() {
+            if let Err(end) = self.pass_on(&bytes(claim, app), tail, socket).await {
+                return end;
+            }
+        }
+        End::Drained
+    }
 }
 
 /// Closes as the end asks for.
