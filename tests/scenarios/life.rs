@@ -286,9 +286,12 @@ async fn a_traffic_controller_that_drains_in_full_flow_accounts_for_every_envelo
     let ended = doppler.page().await.ended();
     assert_eq!(ended.imbalance(), 0);
     // Both subscriptions together: what the Doppler sent is what the Traffic Controller got.
-    let got = last_words(&controller.process, "firehose", "offered")
-        + last_words(&controller.process, "stream", "offered");
+    let words = |endpoint, name| last_words(&controller.process, endpoint, name);
+    let got = words("firehose", "offered") + words("app_link", "received");
     assert_eq!(ended.sent, got, "{ended:?}");
+    // What came for the tail when it had just left was for nobody.
+    let came = words("stream", "offered") + words("app_link", "dropped");
+    assert_eq!(came, words("app_link", "received"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

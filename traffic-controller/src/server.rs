@@ -349,6 +349,18 @@ pub async fn run(
             "drained"
         );
     }
+    // What came for apps whose tails had just left is in no tail's account.
+    let read = ledger.read();
+    info!(
+        endpoint = "app_link",
+        received = read
+            .app_links
+            .iter()
+            .map(|link| link.sums.received)
+            .sum::<u64>(),
+        dropped = read.dropped_by_app_links().total(),
+        "drained"
+    );
     admin.begin();
     Ok(())
 }
