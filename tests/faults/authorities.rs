@@ -1,15 +1,24 @@
-//! Those who say who may read, when they do not.
+//! Those who say who may read, and where Dopplers are, when they do not.
 
 use crate::namespace::{Cut, Packets};
+use crate::processes::uncounted;
 use crate::world::{Outcome, RATE, SETTLE, World};
 use harness::certs::Certs;
 use harness::cloud_controller::CloudController;
+use harness::dns::{Answer, Dns};
 use harness::uaa::Uaa;
 use harness::within;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const FIREHOSE: [&str; 2] = ["openid", "doppler.firehose"];
+
+/// The name of all Dopplers.
+const DOPPLERS: &str = "doppler.service.test";
+
+/// How long DNS is down before a Doppler dies, too: longer than an answer is good for.
+const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// How long a client may wait for its 503: five seconds for UAA (design 8), and room.
 const ANSWERED: Duration = Duration::from_secs(7);
@@ -66,4 +75,36 @@ pub(crate) async fn uaa_down(seed: u64) -> Outcome {
     let mut outcome = world.lossless(recovery).await;
     outcome.note = format!("503 in {:.1} s, {}", answered.as_secs_f64(), outcome.note);
     outcome
+}
+
+/// DNS fails, in one of three ways, and while it does a Doppler dies and comes back: what was
+/// known stays known.
+pub(crate) async fn dns_down(seed: u64) -> Outcome {
+    let dns = Dns::start(0).await;
+    let here = Answer::Addresses(vec![Ipv4Addr::LOCALHOST]);
+    dns.set(DOPPLERS, here.clone());
+    let builder = World::describe(2, 1).by_name(DOPPLERS, dns.address);
+    let mut world = World::start(builder, seed).await;
+    world.firehose("one", 0).await;
+    world.feed_all(10, RATE);
+    world.flows().await;
+    dns.set(
+        DOPPLERS,
+        match seed % 3 {
+            0 => Answer::Silence,
+            1 => Answer::NoSuchName,
+            _ => Answer::ServerFailure,
+        },
+    );
+    tokio::time::sleep(UNANSWERED).await;
+    let victim = world.rng.usize(0..2);
+    World::kill(&mut world.doppler(victim).process).await;
+    world.revive_doppler(victim).await;
+    let recovery = world.recovered(&[0, 1], &[0], Instant::now()).await;
+    dns.set(DOPPLERS, here);
+    let marks = world.marks();
+    world.loses_nothing_since(&marks).await;
+    assert_eq!(world.lost_of(1 - victim), 0, "the other Doppler's are lost");
+    let unread = world.unread(victim).await;
+    world.between(recovery, unread, uncounted(RATE, 1)).await
 }

@@ -272,6 +272,16 @@ fn faults() -> Vec<Fault> {
             run: |seed| Box::pin(authorities::uaa_down(seed)),
         },
         Fault {
+            name: "DNS down",
+            what: "the name of the Dopplers is answered with nothing, NXDOMAIN or SERVFAIL (by \
+                   the seed), and one of the two dies and comes back meanwhile. Measured: until it \
+                   is read again, without DNS",
+            needs: &[],
+            bound: seconds(5),
+            alone: false,
+            run: |seed| Box::pin(authorities::dns_down(seed)),
+        },
+        Fault {
             name: "clock jumps",
             what: "the wall clock of both processes jumps ahead an hour, back two, and ahead ten \
                    years (libfaketime); no stream is closed",

@@ -15,7 +15,7 @@ const STILL: std::ops::Range<u64> = 2_000..3_500;
 const UNCOUNTED: Duration = Duration::from_millis(200);
 const BATCHES: u64 = 6 * RATE / 50;
 
-fn uncounted(rate: u64, readers: u64) -> u64 {
+pub(crate) fn uncounted(rate: u64, readers: u64) -> u64 {
     (rate * UNCOUNTED.as_millis() as u64 / 1000 + BATCHES) * readers
 }
 

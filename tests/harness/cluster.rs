@@ -31,6 +31,7 @@ pub struct Builder {
     tokens: Option<String>,
     certs: Option<Arc<Certs>>,
     environment: Vec<(&'static str, String)>,
+    dns: Option<(SocketAddr, &'static str)>,
 }
 
 /// A running system. Dropping it kills every process of it.
@@ -131,6 +132,13 @@ impl Builder {
         self
     }
 
+    /// Traffic Controllers know Dopplers by this name alone, which is loopback's, and ask that
+    /// DNS server.
+    pub fn by_name(mut self, name: &'static str, server: SocketAddr) -> Builder {
+        self.dns = Some((server, name));
+        self
+    }
+
     /// A variable in the environment of every process.
     pub fn variable(mut self, name: &'static str, value: impl ToString) -> Builder {
         self.environment.push((name, value.to_string()));
@@ -191,7 +199,16 @@ impl Builder {
             .chain(self.elsewhere)
             .map(|address| address.to_string())
             .collect();
-        if !addresses.is_empty() {
+        if let Some((server, name)) = self.dns {
+            let port = |doppler: &Doppler| format!("{name}:{}", doppler.address.port());
+            let names: Vec<String> = cluster.dopplers.iter().map(port).collect();
+            cluster.controller_args.extend([
+                "--router-dns-names".to_owned(),
+                names.join(","),
+                "--router-dns-server".to_owned(),
+                server.to_string(),
+            ]);
+        } else if !addresses.is_empty() {
             cluster
                 .controller_args
                 .extend(["--router-addrs".to_owned(), addresses.join(",")]);
