@@ -8,7 +8,7 @@ use traffic_controller::access::Access;
 use traffic_controller::dopplers::Members;
 use traffic_controller::dopplers::discovery::Addresses;
 use traffic_controller::dopplers::members::Sources;
-use traffic_controller::front::{Edge, Ends, Front, connection};
+use traffic_controller::front::{Edge, Ends, Front, Leaving, connection};
 use traffic_controller::metrics::Metrics;
 use traffic_controller::page::Ledger;
 use traffic_controller::streams::Streams;
@@ -66,6 +66,7 @@ pub(crate) async fn run(mut outside: Outside) -> turmoil::Result {
         streams,
         metrics: Arc::new(Metrics::new()),
         shutdown: clients.shutdown(),
+        leaving: Leaving::new(clients.shutdown(), Duration::ZERO),
     });
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     loop {

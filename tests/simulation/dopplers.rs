@@ -84,6 +84,7 @@ pub(crate) async fn run(doppler: usize, lives: Lives) -> turmoil::Result {
         readers: Readers::new(&[], false),
         linger: LINGER,
         shutdown: links.shutdown(),
+        metrics: Arc::new(Metrics::new()),
     };
     let sealed = router.clone();
     let sealing = tokio::spawn(async move { sealed.log().keep_sealing(GATHER).await });
