@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use traffic_controller::access::{Access, Tokens};
-use traffic_controller::front::{Edge, Front, connection};
+use traffic_controller::front::{Edge, Front, Leaving, connection};
 use traffic_controller::metrics::Metrics;
 use traffic_controller::streams::Streams;
 use traffic_controller::topics::Topics;
@@ -84,5 +85,6 @@ fn front() -> Arc<Front> {
         streams: Streams::new(1),
         metrics: Arc::new(Metrics::new()),
         shutdown: Drain::new().shutdown(),
+        leaving: Leaving::new(Drain::new().shutdown(), Duration::ZERO),
     })
 }

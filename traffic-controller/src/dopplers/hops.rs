@@ -114,9 +114,8 @@ mod tests {
             hop.reported(Report {
                 epoch: 1,
                 sent,
-                dropped: 0,
-                queued: 0,
-                missed: 0,
+                last: true,
+                ..Report::default()
             });
             hops.leave(&hop);
             hops.leave(&hop);
