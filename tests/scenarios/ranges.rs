@@ -61,7 +61,6 @@ async fn what_is_lost_with_a_doppler_that_is_killed_lies_in_the_range_that_is_st
         reader.receives(received, SOON).await;
         let lost = sent - reader.received();
         let (least, most) = page.gap_range();
-        println!("{sent} sent, {lost} lost, stated {least} to {most}");
         assert!(least <= lost, "{lost} lost, at least {least}");
         assert!(
             lost <= most + IN_WINDOWS,
@@ -131,7 +130,6 @@ async fn what_a_killed_doppler_held_for_a_reader_that_does_not_read_lies_in_the_
     slow.receives(stream.account.offered, SOON).await;
     let lost = producer.sent() - slow.received();
     let link = &stream.links[0];
-    println!("{lost} lost, stated {} to {}", link.gap, link.gap_at_most);
     assert!(
         link.gap <= lost && lost <= link.gap_at_most,
         "{lost}: {link:?}"
@@ -176,7 +174,6 @@ async fn what_is_lost_with_a_traffic_controller_that_is_killed_lies_in_the_range
         let ended = page.ended();
         let lost = ended.offered - reader.received();
         let (least, most) = (ended.lost(), ended.lost() + page.unconfirmed);
-        println!("{lost} lost, stated {least} to {most}");
         assert!((least..=most).contains(&lost), "{lost}: {least} to {most}");
         // 20,000 a second, of the 100 ms in which nothing was confirmed.
         assert!(page.unconfirmed < 20_000, "{}", page.unconfirmed);

@@ -462,6 +462,7 @@ fn every_row_that_is_a_scenario_names_the_test_that_shows_it() {
         include_str!("overdriven.rs"),
         include_str!("pipeline.rs"),
         include_str!("recent.rs"),
+        include_str!("slow.rs"),
     ];
     let mut shown = HashSet::new();
     for [rows, _, test] in table("| row | here | shown by |") {
