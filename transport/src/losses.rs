@@ -165,6 +165,13 @@ impl Whose {
     }
 }
 
+/// Takes from both what is in both.
+fn take(one: &mut u64, other: &mut u64) {
+    let both = (*one).min(*other);
+    *one -= both;
+    *other -= both;
+}
+
 /// A name as it is shown: so long and no longer, and no control characters.
 fn shown(name: &str) -> Arc<str> {
     let is_fit = |name: &str| name.len() <= NAME_BYTES && !name.contains(char::is_control);
@@ -402,37 +409,39 @@ impl History {
         self.follow(at.up, &named, &others)
     }
 
-    /// What each account grew by. One that was there and is neither there nor among those that
-    /// ended is among the others: what was known of it before is taken from theirs.
+    /// What each account grew by. What was known of one that is neither there nor among those
+    /// that ended is in the sum of the others now, or in another account: it is taken from that.
     fn differences(
         &mut self,
         stand: HashMap<Loss, u64>,
         grown: HashMap<Loss, u64>,
         others: BTreeMap<(Place, Cause), u64>,
     ) -> (HashMap<Loss, u64>, BTreeMap<(Place, Cause), u64>) {
-        let mut named: HashMap<Loss, i128> = HashMap::new();
-        for (loss, envelopes) in stand.iter().chain(&grown) {
-            *named.entry(loss.clone()).or_default() += i128::from(*envelopes);
+        let mut named = grown;
+        for (loss, envelopes) in &stand {
+            *named.entry(loss.clone()).or_default() += envelopes;
         }
-        for (loss, envelopes) in &self.stand {
-            *named.entry(loss.clone()).or_default() -= i128::from(*envelopes);
+        let mut known: BTreeMap<(Place, Cause), u64> = BTreeMap::new();
+        for (loss, before) in std::mem::replace(&mut self.stand, stand) {
+            let place = (loss.0.place, loss.1);
+            let now = named.entry(loss).or_default();
+            *known.entry(place).or_default() += before.saturating_sub(*now);
+            *now = now.saturating_sub(before);
         }
-        self.stand = stand;
-        let of_others = others.into_iter();
-        let mut others: BTreeMap<_, i128> = of_others.map(|(at, n)| (at, n.into())).collect();
-        for ((whose, cause), envelopes) in &named {
-            if *envelopes < 0 {
-                *others.entry((whose.place, *cause)).or_default() += envelopes;
+        let mut others = others;
+        for (place, known) in &mut known {
+            take(known, others.entry(*place).or_default());
+        }
+        let mut moved: Vec<(&Loss, &mut u64)> = named.iter_mut().collect();
+        moved.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        for ((whose, cause), envelopes) in moved {
+            if let Some(known) = known.get_mut(&(whose.place, *cause)) {
+                take(known, envelopes);
             }
         }
-        // Less than nothing cannot be lost, whatever a reading says.
-        let lost = |envelopes: i128| u64::try_from(envelopes).ok().filter(|n| *n > 0);
-        let named = named.into_iter();
-        let others = others.into_iter();
-        (
-            named.filter_map(|(l, n)| Some((l, lost(n)?))).collect(),
-            others.filter_map(|(l, n)| Some((l, lost(n)?))).collect(),
-        )
+        named.retain(|_, envelopes| *envelopes > 0);
+        others.retain(|_, envelopes| *envelopes > 0);
+        (named, others)
     }
 
     fn forget(&mut self, at: At) {

@@ -104,11 +104,6 @@ impl Hop {
         hop
     }
 
-    /// The Doppler's address.
-    pub fn doppler(&self) -> &str {
-        &self.doppler
-    }
-
     /// The link is open: a life begins.
     pub fn opened(&self) {
         self.lock().life = Some(Life::begun());

@@ -143,6 +143,21 @@ fn a_bad_question_is_told_what_is_wrong_with_it() {
 }
 
 #[test]
+fn what_moves_from_one_account_to_another_is_not_lost_again() {
+    let mut history = history();
+    let gap = |doppler: &str, gap| {
+        let mut reading = Reading::default();
+        reading.stands(Whose::link(doppler, None), [(Cause::Gap, gap)]);
+        reading
+    };
+    history.observe(at(1), gap("d:8082", 5));
+    // Its Doppler left, and lost 2 more while it did.
+    history.observe(at(2), gap("(left)", 7));
+    assert_eq!(ask(&history, 3, "").lost, 7);
+    assert_eq!(ask(&history, 3, "").since_began[0].envelopes, 7);
+}
+
+#[test]
 fn names_are_cut_and_tell_a_terminal_nothing() {
     let long = "x".repeat(NAME_BYTES + 1);
     let name = shown(&long);
