@@ -102,13 +102,12 @@ impl Reading {
                 let whose = Whose::firehose(&entry.firehose, entry.filter);
                 losses.stands(whose, entry.account.dropped.causes());
             }
-            let links = entry.links.iter().filter(|link| link.is_of_one());
-            for link in links.filter(|link| link.sums.gap > 0) {
+            for link in entry.links.iter().filter(|link| link.sums.gap > 0) {
                 let whose = Whose::link(&link.doppler, Some(&entry.firehose));
                 losses.stands(whose, gaps(link.sums.gap));
             }
         }
-        for link in self.app_links.iter().filter(|link| link.is_of_one()) {
+        for link in &self.app_links {
             if link.sums.gap > 0 {
                 losses.stands(Whose::link(&link.doppler, None), gaps(link.sums.gap));
             }

@@ -2,7 +2,6 @@
 
 use crate::dopplers::Hops;
 use crate::dopplers::hop::{self, Sums};
-use crate::dopplers::hops::LEFT;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -242,7 +241,7 @@ impl Drop for Passage {
         }
         for page in self.firehose.hops.close() {
             state.links_gone += page.sums;
-            if page.sums.gap > 0 && page.doppler != LEFT {
+            if page.sums.gap > 0 {
                 let link = (page.doppler, subscription());
                 state.ended.gaps.add(link, page.sums.gap);
             }

@@ -4,7 +4,6 @@
 //! In come what arrived here and what the Doppler reports; out come sums. A life ends with
 //! the connection, and only then is it known what of it did not arrive.
 
-use super::hops::LEFT;
 use super::range::Told;
 use proto::link::Report;
 use serde::Serialize;
@@ -207,11 +206,6 @@ impl Life {
 }
 
 impl Page {
-    /// Whether it is of one Doppler, and not of those that left long ago.
-    pub fn is_of_one(&self) -> bool {
-        self.doppler != LEFT
-    }
-
     /// Adds what an earlier link had counted.
     pub(super) fn add(&mut self, earlier: &Page) {
         self.sums += earlier.sums;
