@@ -6,6 +6,9 @@
 //! or if in the end an envelope came twice, out of order or to the wrong reader, or a stream was not
 //! read again in time. `SIMULATION_SEED=17 cargo test --workspace --test simulation` runs one.
 //!
+//! A seed is a story: who does what, when, and how long the network takes. Which of two that are
+//! ready goes first is drawn by tokio and by hash maps, so that a second run may differ in that.
+//!
 //! What is not in it: `server.rs` of both (a process has one recorder of metrics and one set of
 //! signals; `tests/scenarios` runs them), TLS, gRPC. The producer stands at the Doppler's door.
 
