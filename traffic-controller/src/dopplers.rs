@@ -112,12 +112,13 @@ impl Doppler {
     /// Opens the link with that path.
     async fn open(&self, pass: Pass, path: &str) -> Result<Socket<Stream>, OpenError> {
         Metrics::dialled();
-        let late = || OpenError::Handshake {
-            address: self.address.to_string(),
-            source: ConnectError::Timeout,
+        let opened = match timeout(pass.patience(), self.connect(path)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(OpenError::Handshake {
+                address: self.address.to_string(),
+                source: ConnectError::Timeout,
+            }),
         };
-        let opened = timeout(pass.patience(), self.connect(path)).await;
-        let opened = opened.unwrap_or_else(|_| Err(late()));
         match &opened {
             Ok(_) => self.gate.reached(pass),
             Err(error) => {
