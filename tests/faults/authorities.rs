@@ -1,7 +1,7 @@
 //! Those who say who may read, and where Dopplers are, when they do not.
 
 use crate::namespace::{Cut, Packets};
-use crate::processes::uncounted;
+use crate::processes::on_its_way;
 use crate::world::{Outcome, RATE, SETTLE, World};
 use harness::certs::Certs;
 use harness::cloud_controller::CloudController;
@@ -106,5 +106,5 @@ pub(crate) async fn dns_down(seed: u64) -> Outcome {
     world.loses_nothing_since(&marks).await;
     assert_eq!(world.lost_of(1 - victim), 0, "the other Doppler's are lost");
     let unread = world.unread(victim).await;
-    world.between(recovery, unread, uncounted(RATE, 1)).await
+    world.between(recovery, unread, on_its_way(1)).await
 }

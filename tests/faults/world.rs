@@ -390,6 +390,18 @@ impl World {
         dropped
     }
 
+    /// What may be lost beyond that: with a Doppler that sent no last report, or with a Traffic
+    /// Controller that confirmed no more.
+    async fn unknown(&self) -> u64 {
+        let mut unknown = 0;
+        for (_, admin) in self.processes() {
+            let page: Page = admin::subscriptions(admin).await;
+            let (least, most) = page.gap_range();
+            unknown += most - least + page.unconfirmed;
+        }
+        unknown
+    }
+
     /// What the Dopplers offered to their readers, open or gone.
     async fn offered(&self) -> u64 {
         let mut offered = self.offered_by_drained;
@@ -478,11 +490,17 @@ impl World {
     }
 
     /// The end of a fault with a kill: beside what the living say they lost, `known` is, and
-    /// `unknown` can have been lost with the dead.
-    pub(crate) async fn between(mut self, recovery: Duration, known: u64, unknown: u64) -> Outcome {
+    /// `on_its_way` can have been lost before the dead had it.
+    pub(crate) async fn between(
+        mut self,
+        recovery: Duration,
+        known: u64,
+        on_its_way: u64,
+    ) -> Outcome {
         let (due, lost) = self.due_and_lost();
         let dropped = self.dropped().await;
         let told = dropped + known;
+        let unknown = self.unknown().await + on_its_way;
         let note = self.holds().await;
         let note = format!("{dropped} in gaps or dropped, {known} unread; {note}");
         Outcome {
