@@ -1,10 +1,12 @@
 //! What every door does with an envelope: check it, frame it as v1 if somebody reads it, and
 //! publish. Every envelope is counted once: as accepted, or as lost for a reason.
 
+mod gate;
 pub mod grpc;
 mod half_received;
 mod messages;
 
+pub use gate::Gate;
 pub use half_received::Budget;
 
 use crate::metrics::{self, Metrics};

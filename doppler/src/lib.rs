@@ -12,6 +12,7 @@ pub mod config;
 pub mod egress;
 pub mod ingress;
 pub mod metrics;
+mod overload;
 mod own_metrics;
 pub mod readers;
 pub mod router;

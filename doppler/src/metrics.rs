@@ -108,6 +108,14 @@ impl Metrics {
     /// Registers and describes them all.
     pub fn new() -> Metrics {
         describe_counter!(
+            "doppler_ingress_pauses_total",
+            "Times the doors were closed because the machine was overloaded"
+        );
+        describe_gauge!(
+            "doppler_ingress_paused",
+            "1 while the doors are closed because the machine is overloaded"
+        );
+        describe_counter!(
             "doppler_ingress_envelopes_total",
             "Envelopes taken from agents, as they came"
         );
@@ -233,6 +241,12 @@ impl Metrics {
     /// How many there were of them.
     pub(crate) fn all_unconfirmed(&self) -> u64 {
         self.unconfirmed.get()
+    }
+
+    /// The doors are closed because the machine is overloaded, or open again.
+    pub(crate) fn paused(closed: bool) {
+        gauge!("doppler_ingress_paused").set(f64::from(u8::from(closed)));
+        counter!("doppler_ingress_pauses_total").increment(closed.into());
     }
 
     /// A gRPC message was refused as a whole.

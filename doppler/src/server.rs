@@ -4,8 +4,9 @@
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::ingress::grpc::Ingress;
-use crate::ingress::{Budget, Door};
+use crate::ingress::{Budget, Door, Gate};
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::own_metrics::{OwnMetrics, ToAgent};
 use crate::readers::{Peer, Readers};
 use crate::router::recent::Recents;
@@ -23,12 +24,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use transport::cause::chain;
 use transport::clock::unix_ns;
 use transport::grpc::{self, PlainToAnother, Reporter};
 use transport::listener::{self, Acceptor, BindError, Buffers, PlainOutsideLoopback, Stream};
 use transport::log::GATHER;
+use transport::processors::Processors;
 use transport::reload::Reload;
 use transport::settings;
 use transport::shutdown::{Drain, Hangup, Shutdown};
@@ -94,6 +97,13 @@ const SEND_BUFFER: usize = 256 << 10;
 
 /// How often accounts are checked and their sums shown.
 const AUDIT: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether readers keep up: 300 MB/s of envelopes fill a quarter of the log
+/// meanwhile.
+const KEEP_UP: Duration = Duration::from_millis(50);
+
+/// How often it is said, at most, that they do not.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// How often apps that have long been silent are looked for. Nothing depends on it: what is too
 /// old is not shown, and there is a cap.
@@ -215,6 +225,7 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new());
     let (doors, links, admin) = (Drain::new(), Drain::new(), Drain::new());
     let ready = Readiness::new();
+    let gate = Arc::new(Gate::default());
 
     let port = Port {
         acceptor: Acceptor {
@@ -228,6 +239,7 @@ pub async fn run(
             router: router.clone(),
             metrics: metrics.clone(),
             budget: Budget::new(config.half_received_bytes),
+            gate: gate.clone(),
         },
         egress: Egress {
             router: router.clone(),
@@ -292,6 +304,7 @@ pub async fn run(
         tokio::spawn(seal(router.clone())),
         tokio::spawn(audit(router.clone(), metrics.clone())),
         tokio::spawn(forget(router.clone())),
+        tokio::spawn(keep_up(router.clone(), gate)),
     ];
     let supervisor = Arc::new(Supervisor::at(config.notify_socket.as_deref()));
     supervisor.watch(config.watchdog());
@@ -441,6 +454,44 @@ async fn audit(router: Arc<Router>, metrics: Arc<Metrics>) {
     loop {
         every.tick().await;
         metrics.audit(&router);
+    }
+}
+
+/// Closes the doors while readers lag for want of a processor.
+async fn keep_up(router: Arc<Router>, gate: Arc<Gate>) {
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let (mut overload, mut processors) = (Overload::default(), None);
+    let mut closed = false;
+    let mut warned: Option<Instant> = None;
+    let mut every = tokio::time::interval(KEEP_UP);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let lag = router.log().lag();
+        let was = std::mem::replace(
+            &mut closed,
+            overload.closes(lag, || {
+                let used = processors.as_mut().and_then(Processors::since);
+                processors = processors.take().or_else(Processors::look);
+                used.is_some_and(|used| used.is_all_there_is(threads))
+            }),
+        );
+        if lag == 0 {
+            // What was used long ago says nothing about now.
+            processors = None;
+        }
+        if closed == was {
+            continue;
+        }
+        gate.close(closed);
+        Metrics::paused(closed);
+        if closed && warned.is_none_or(|warned| warned.elapsed() >= WARN_AGAIN) {
+            warned = Some(Instant::now());
+            warn!(
+                lag_per_mille = lag,
+                "this machine cannot pass on all that agents send: taking less; scale out"
+            );
+        }
     }
 }
 

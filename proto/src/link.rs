@@ -130,6 +130,10 @@ pub struct Written {
     pub epoch: u64,
     /// Envelopes written to clients.
     pub written: u64,
+    /// How long the client has kept them waiting since the link was opened, in milliseconds.
+    /// Earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
 }
 
 /// Counts of the sending side, in envelopes, notices included.
@@ -344,6 +348,7 @@ mod tests {
         let written = Written {
             epoch: 1,
             written: 2,
+            waited_ms: Some(3),
         };
         let report = Report {
             epoch: 1,
@@ -385,7 +390,7 @@ mod tests {
             ),
             (
                 Upstream::Written(written),
-                r#"{"written":{"epoch":1,"written":2}}"#,
+                r#"{"written":{"epoch":1,"written":2,"waited_ms":3}}"#,
             ),
             (Upstream::Leave {}, r#"{"leave":{}}"#),
             (

@@ -19,6 +19,7 @@ pub mod listener;
 pub mod log;
 pub mod losses;
 pub mod process;
+pub mod processors;
 mod read_ahead;
 pub mod reload;
 pub mod secret;

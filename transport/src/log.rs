@@ -314,6 +314,23 @@ impl Log {
         Some(state.standing(group, self.overflow))
     }
 
+    /// How far the group lags that lags most of those that nothing but us keeps waiting: the
+    /// part of the log it has not read, in thousandths. For one caller: it is about the time since
+    /// the last call.
+    pub fn lag(&self) -> u32 {
+        let mut state = self.lock();
+        let mut lag = 0;
+        for index in 0..state.groups.len() {
+            let kept_waiting = state.groups[index]
+                .as_mut()
+                .is_some_and(Group::is_kept_waiting);
+            if let Some(group) = state.groups[index].as_ref().filter(|_| kept_waiting) {
+                lag = lag.max(state.standing(group, self.overflow).per_mille());
+            }
+        }
+        lag
+    }
+
     /// Bytes held in sealed chunks.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
@@ -674,6 +691,11 @@ impl Member {
     /// The socket has taken the last claim; returns how many frames that were.
     pub fn sent(&mut self) -> u64 {
         self.log.lock().group(self.group).sent(self.id)
+    }
+
+    /// Says whether this member's reader would take more if it came sooner; see [`Log::lag`].
+    pub fn would_take_more(&mut self, more: bool) {
+        self.log.lock().group(self.group).eager(self.id, more);
     }
 
     /// The sums of this member's group.

@@ -51,7 +51,7 @@ where
             said = socket.next() => match said {
                 Ok(Incoming::Text(text)) => match Upstream::parse(&text) {
                     Ok(Upstream::Leave {}) => break End::Left,
-                    Ok(Upstream::Written(said)) => reports.written(said),
+                    Ok(Upstream::Written(said)) => member.would_take_more(reports.written(said)),
                     Ok(_) => {}
                     Err(bad) => break End::Broken(protocol(&bad)),
                 },

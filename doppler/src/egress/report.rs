@@ -21,6 +21,9 @@ pub(super) struct Reports {
     offered: u64,
     dropped: u64,
     ticks: Interval,
+    /// When the Traffic Controller last said what reached its client, and how long that had kept
+    /// it waiting until then.
+    heard: Option<(Instant, Duration)>,
 }
 
 impl Reports {
@@ -37,6 +40,7 @@ impl Reports {
             offered: account.offered,
             dropped: account.dropped.total(),
             ticks,
+            heard: None,
         }
     }
 
@@ -45,11 +49,21 @@ impl Reports {
         self.sent += envelopes;
     }
 
-    /// The Traffic Controller says how much of it reached clients.
-    pub(super) fn written(&mut self, said: Written) {
-        if said.epoch == self.epoch {
-            self.written = said.written;
+    /// The Traffic Controller says how much of it reached clients. Returns whether the client
+    /// would take more: it kept us waiting for less than half of the time since this was last said.
+    pub(super) fn written(&mut self, said: Written) -> bool {
+        if said.epoch != self.epoch {
+            return false;
         }
+        self.written = said.written;
+        let waited = said.waited_ms.map(Duration::from_millis);
+        let now = waited.map(|waited| (Instant::now(), waited));
+        let Some(((now, waited), (then, before))) =
+            now.zip(std::mem::replace(&mut self.heard, now))
+        else {
+            return false;
+        };
+        waited.saturating_sub(before) * 2 < now - then
     }
 
     /// What was sent and, as far as we were told, not written to a client: at the end of a

@@ -5,9 +5,9 @@
 //! decoded into structs on the way. Status codes and texts are upstream's where a client may
 //! look at them.
 
-use super::Door;
 use super::half_received::Budget;
 use super::messages::Messages;
+use super::{Door, Gate};
 use crate::metrics::Metrics;
 use crate::router::Router;
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub struct Ingress {
     pub metrics: Arc<Metrics>,
     /// What half-received messages may take.
     pub budget: Budget,
+    /// Closed while the machine cannot pass on what it takes.
+    pub gate: Arc<Gate>,
 }
 
 /// What a message of a method holds.
@@ -118,6 +120,7 @@ impl Ingress {
 
     /// The next message. Counts one that did not arrive whole, unless its sender just went away.
     async fn next(&self, messages: &mut Messages<Incoming>) -> Result<Option<Bytes>, Status> {
+        self.gate.pass().await;
         messages
             .next()
             .await

@@ -70,6 +70,8 @@ struct FirehoseLink {
     /// What reached the client of this life, and how much of that the Doppler was told.
     written: u64,
     told: u64,
+    /// How long the client has kept it waiting.
+    waited: Duration,
 }
 
 enum State {
@@ -166,11 +168,12 @@ impl FirehoseLinks {
         }
     }
 
-    /// The client has taken so many envelopes of that run.
-    pub fn written(&mut self, run: &Run, envelopes: u64) {
+    /// The client has taken so many envelopes of that run, after we had `waited` for it.
+    pub fn written(&mut self, run: &Run, envelopes: u64, waited: Duration) {
         let mut links = self.links.iter_mut();
         if let Some(link) = links.find(|link| link.number == run.link) {
             link.written += envelopes;
+            link.waited += waited;
         }
     }
 
@@ -216,6 +219,7 @@ impl FirehoseLink {
             epoch: None,
             written: 0,
             told: 0,
+            waited: Duration::ZERO,
         }
     }
 
@@ -272,6 +276,7 @@ impl FirehoseLink {
     fn opened(&mut self, mut socket: Socket<Stream>) {
         self.hop.opened();
         (self.epoch, self.written, self.told) = (None, 0, 0);
+        self.waited = Duration::ZERO;
         if self.leaving {
             // It may have begun to send already: what is on its way is counted.
             socket.say(&Upstream::Leave {}.to_json());
@@ -345,8 +350,12 @@ impl FirehoseLink {
             && self.told < self.written
         {
             self.told = self.written;
-            let written = self.written;
-            socket.say(&Upstream::Written(Written { epoch, written }).to_json());
+            let written = Written {
+                epoch,
+                written: self.written,
+                waited_ms: u64::try_from(self.waited.as_millis()).ok(),
+            };
+            socket.say(&Upstream::Written(written).to_json());
         }
     }
 
@@ -393,7 +402,7 @@ mod tests {
         };
         let ours = async {
             while let Some(run) = links.next().await {
-                links.written(&run, run.count);
+                links.written(&run, run.count, Duration::from_millis(5));
             }
         };
         let told = tokio::select! {
@@ -403,6 +412,7 @@ mod tests {
         let written = Written {
             epoch: 7,
             written: 3,
+            waited_ms: Some(5),
         };
         assert_eq!(told, Upstream::Written(written));
     }

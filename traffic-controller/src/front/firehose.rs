@@ -8,7 +8,10 @@ use crate::metrics::Metrics;
 use crate::own_metrics::SlowConsumer;
 use crate::streams::Passage;
 use proto::request::Filter;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::time::Duration;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 use transport::frame;
 use transport::listener::Stream;
@@ -43,7 +46,7 @@ pub(super) async fn run(
                     passage.received(run.count);
                     let slow = watch.slow(&progress, || links.lag());
                     match pass_on(&run, &mut socket, &passage, overdue.as_mut(), slow).await {
-                        Ok(()) => links.written(&run, run.count),
+                        Ok(waited) => links.written(&run, run.count, waited),
                         Err(end) => break end,
                     }
                 }
@@ -83,26 +86,38 @@ pub(super) async fn run(
     }
 }
 
-/// Writes the run in hand and settles it, whole or in part.
+/// Writes the run in hand and settles it, whole or in part; returns how long its client kept it
+/// waiting.
 async fn pass_on(
     run: &Run,
     socket: &mut Socket<Stream>,
     passage: &Passage,
     overdue: Pin<&mut impl Future<Output = ()>>,
     slow: impl Future<Output = Slow>,
-) -> Result<(), End> {
-    let end = tokio::select! {
-        // Most sends end at once: then nobody looks at the clock.
-        biased;
-        sent = socket.send(&run.frames) => match sent {
-            Ok(()) => {
-                passage.written(run.count);
-                return Ok(());
+) -> Result<Duration, End> {
+    let mut waiting = None;
+    let end = {
+        let mut sending = pin!(socket.send(&run.frames));
+        let sent = poll_fn(|cx| {
+            let sent = sending.as_mut().poll(cx);
+            if sent.is_pending() {
+                waiting.get_or_insert_with(Instant::now);
             }
-            Err(ended) => End::of(ended),
-        },
-        () = overdue => End::Drained,
-        slow = slow => End::Slow(slow),
+            sent
+        });
+        tokio::select! {
+            // Most sends end at once: then nobody looks at the clock.
+            biased;
+            sent = sent => match sent {
+                Ok(()) => {
+                    passage.written(run.count);
+                    return Ok(waiting.map_or(Duration::ZERO, |since| since.elapsed()));
+                }
+                Err(ended) => End::of(ended),
+            },
+            () = overdue => End::Drained,
+            slow = slow => End::Slow(slow),
+        }
     };
     let (written, lost) = split(&run.frames, socket.taken());
     passage.cut_off(written, lost, end.reason());

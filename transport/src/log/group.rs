@@ -37,6 +37,10 @@ pub(super) struct Group {
     sent: u64,
     dropped: Dropped,
     members: Vec<(u64, Option<Hand>)>,
+    /// The members whose readers would take more if it came sooner.
+    eager: Vec<u64>,
+    /// What had been sent when somebody last asked how far the group lags.
+    sent_before: u64,
     waiting: VecDeque<(u64, Option<Waker>)>,
 }
 
@@ -57,6 +61,8 @@ impl Group {
             sent: 0,
             dropped: Dropped::default(),
             members: Vec::new(),
+            eager: Vec::new(),
+            sent_before: 0,
             waiting: VecDeque::new(),
         }
     }
@@ -163,9 +169,25 @@ impl Group {
         self.members.push((member, None));
     }
 
+    /// Whether a member's reader would take more if it came sooner.
+    pub(super) fn eager(&mut self, member: u64, eager: bool) {
+        self.eager.retain(|id| *id != member);
+        if eager {
+            self.eager.push(member);
+        }
+    }
+
+    /// Whether nothing but us keeps the group from having more: a reader would take more, and did
+    /// take something since this was last asked.
+    pub(super) fn is_kept_waiting(&mut self) -> bool {
+        let moved = std::mem::replace(&mut self.sent_before, self.sent) != self.sent;
+        moved && !self.eager.is_empty()
+    }
+
     /// A member leaves; of what it held, `taken` bytes are with its socket.
     pub(super) fn exit(&mut self, member: u64, taken: usize) {
         self.stop_waiting(member);
+        self.eager(member, false);
         let Some(at) = self.members.iter().position(|(id, _)| *id == member) else {
             return;
         };

@@ -449,3 +449,31 @@ fn a_group_stands_as_far_behind_as_the_log_holds_for_it() {
     assert!(standing().idle, "the other one waits");
     assert_eq!(standing().behind, 0);
 }
+
+#[test]
+fn a_group_lags_only_while_nothing_but_us_keeps_its_readers_waiting() {
+    let log = log(10 * FRAME);
+    let mut member = log.join("a", Filter::Everything);
+    let mut feed = (0..).map(|id| {
+        log.append(&mut batch(id..id + 1));
+        log.seal();
+    });
+    let mut take = |member: &mut Member| {
+        feed.by_ref().take(2).for_each(drop);
+        assert!(try_claim(member).is_some());
+        member.sent();
+    };
+    take(&mut member);
+    assert_eq!(log.lag(), 0, "nobody said that it would take more");
+    member.would_take_more(true);
+    take(&mut member);
+    assert!(log.lag() > 0);
+    assert_eq!(log.lag(), 0, "it has taken nothing since");
+    take(&mut member);
+    member.would_take_more(false);
+    assert_eq!(log.lag(), 0, "its own client keeps it waiting");
+    member.would_take_more(true);
+    take(&mut member);
+    drop(member);
+    assert_eq!(log.lag(), 0, "it is gone");
+}
