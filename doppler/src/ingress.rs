@@ -139,7 +139,7 @@ fn take(
     tally.envelopes += 1;
     let view = match View::parse(envelope) {
         Ok(view) => view,
-        Err(refused) => return tally.refused.add(reason(refused.into()), b""),
+        Err(refused) => return tally.refused.add(reason(refused), b""),
     };
     match frame(&view, interest, batch) {
         Ok(conversions) => {

@@ -5,7 +5,11 @@
 //! Every one of them goes through its target, and so does a fixed number of mutations, the same
 //! in every run. Time is not looked at: a target that hangs is seen by whoever runs the tests.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "in a test a panic is the answer, and what led to it has to be said somewhere"
+)]
 
 mod mutation;
 mod targets;

@@ -204,7 +204,8 @@ impl Process {
         self.exit_code(deadline).await
     }
 
-    /// Sends it a signal. Nothing happens if it has ended.
+    /// Sends it a signal. Nothing happens if it has ended. When it is told to stop, it has: the
+    /// kernel takes a moment to reach each thread, and one of them may answer meanwhile.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_some() {
             return;
@@ -226,6 +227,23 @@ impl Process {
             "could not signal {}",
             self.name
         );
+        while signal == Signal::Stop && !self.stands_still() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether each of its threads is stopped, or gone.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        let mut threads = threads.into_iter().flatten().flatten();
+        threads.all(|thread| {
+            let line = std::fs::read_to_string(thread.path().join("stat"));
+            // proc_pid_stat(5): the state follows the name, which is in parentheses.
+            line.map_or(true, |line| {
+                line.rsplit_once(") ")
+                    .is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
+            })
+        })
     }
 
     /// Files and sockets it has open; 0 once it has ended.

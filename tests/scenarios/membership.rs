@@ -43,12 +43,14 @@ async fn reads(doppler: &Doppler, deadline: Duration) {
     .await;
 }
 
-/// What a Traffic Controller and the Dopplers that left it have counted, over all links.
-fn with_those_that_left(page: &Page) -> Hop {
+/// What a Traffic Controller and a Doppler that left it have counted, over all links.
+fn with(doppler: &Doppler, page: &Page) -> Hop {
+    let address = doppler.address.to_string();
     let of_clients = page.subscriptions.iter().flat_map(|open| &open.links);
     let mut sum = Hop::default();
     for hop in of_clients.chain(&page.app_links) {
-        if hop.doppler == "(left)" {
+        if hop.doppler == address {
+            assert!(!hop.connected, "it left");
             sum.sent += hop.sent;
             sum.received += hop.received;
             sum.gap += hop.gap;
@@ -104,15 +106,15 @@ async fn dopplers_join_and_leave_running_streams_and_every_envelope_is_accounted
     write(&file, &[&dopplers.dopplers[0]]);
     let is_alone = async || {
         let page = controller.page().await;
-        let known = page.app_links.iter().filter(|hop| hop.doppler != "(left)");
-        known.count() == 1 && dopplers.dopplers[1].page().await.subscriptions.is_empty()
+        let linked = page.app_links.iter().filter(|hop| hop.connected);
+        linked.count() == 1 && dopplers.dopplers[1].page().await.subscriptions.is_empty()
     };
     eventually(SOON, "it is read from no more", is_alone).await;
     flowing.store(false, Ordering::Relaxed);
     flowing_on.await.unwrap();
     let ended = dopplers.dopplers[1].page().await.ended();
     assert_eq!(ended.imbalance(), 0);
-    let left = with_those_that_left(&controller.page().await);
+    let left = with(&dopplers.dopplers[1], &controller.page().await);
     assert!(ended.sent > 2_000, "{ended:?}");
     assert_eq!(
         (left.received, left.sent, left.gap),

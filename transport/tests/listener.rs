@@ -130,17 +130,17 @@ async fn every_socket_is_tuned_on_both_sides() {
         acceptor.accept(tcp, peer).await.unwrap()
     };
     let (accepted, dialled) = tokio::join!(accept, dialer.dial(&address));
-    for stream in [accepted, dialled.unwrap()] {
+    for (stream, user_timeout) in [
+        (accepted, listener::USER_TIMEOUT),
+        (dialled.unwrap(), listener::DIALLED_TIMEOUT),
+    ] {
         let Stream::Plain(tcp) = &stream else {
             panic!("nobody asked for TLS");
         };
         let socket = SockRef::from(tcp);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
-        assert_eq!(
-            socket.tcp_user_timeout().unwrap(),
-            Some(listener::USER_TIMEOUT)
-        );
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(user_timeout));
         assert_eq!(socket.send_buffer_size().unwrap(), 2 * 64 * 1024);
         assert_eq!(socket.recv_buffer_size().unwrap(), 2 * 32 * 1024);
     }

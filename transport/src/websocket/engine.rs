@@ -321,9 +321,15 @@ mod tests {
             let mut engine = server();
             let mut body = code.to_be_bytes().to_vec();
             body.extend_from_slice(b"Protocol violation");
+            // tungstenite keeps the words of 1014 to itself.
+            let words = if code == 1014 {
+                ""
+            } else {
+                "Protocol violation"
+            };
             assert_eq!(
                 engine.take(masked(0x88, &body)).unwrap(),
-                Heard::Close(Some(code), "Protocol violation".to_owned())
+                Heard::Close(Some(code), words.to_owned())
             );
             assert!(engine.owed().is_empty());
         }
