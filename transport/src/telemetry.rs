@@ -120,7 +120,7 @@ pub fn log_to_stderr(filter: &str, json: bool) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Waits until every log line is written, or nobody reads them for a second.
+/// Waits until every log line is written, or nobody reads them for half a second.
 pub fn flush_log() {
     if let Some(lines) = LINES.get() {
         lines.flush(LAST_LINES);
