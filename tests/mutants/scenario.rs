@@ -78,7 +78,7 @@ pub(crate) async fn play() -> [f64; 2] {
     let told = tokio::spawn(async move { tokio::join!(read(told), read(told_app)) });
     stalled_tail.resume();
     let recent = format!(
-        "GET /apps/{}/recentlogs HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /apps/{}/recentlogs HTTP/1.1\r\nHost: localhost\r\n\r\n",
         guid(2)
     );
     let mut asks = Raw::connect(controller.address, None).await;
