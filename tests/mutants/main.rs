@@ -192,6 +192,9 @@ fn build(target: &Path, apart: &Path, tree: &Path) -> PathBuf {
         .arg("--target-dir")
         .arg(apart)
         .env("CARGO_BUILD_BUILD_DIR", target)
+        // Cargo names what it builds by paths within the workspace, which are the same in both: only
+        // a wrapper, here one that does nothing, keeps what is built of ours apart.
+        .env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/env")
         .current_dir(tree)
         .status();
     assert!(

@@ -118,12 +118,7 @@ pub(crate) const ALL: [Mutant; 27] = [
         "account.dropped.add(reason, lost);",
     ),
     // An app link at a Traffic Controller.
-    mutant(
-        "link-received",
-        HOP,
-        "",
-        "self.life.get_or_insert_default().received += envelopes;",
-    ),
+    mutant("link-received", HOP, "", "life.sums.received += envelopes;"),
     mutant("link-appended", HOP, "", "self.appended += other.appended;"),
     mutant("link-answered", APP_LINK, "", "delivered.answers += 1;"),
     mutant(
