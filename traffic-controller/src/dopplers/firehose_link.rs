@@ -6,7 +6,7 @@
 //! Doppler leaves; then it is read until its Doppler has said its last count. A Doppler that
 //! joins is linked at once.
 
-use super::gate::{Pass, Turn};
+use super::gate::Turn;
 use super::standing::Asking;
 use super::{Doppler, Dopplers, Hop, Hops, LEAVE, Lag, OpenError};
 use crate::metrics::Metrics;
@@ -17,9 +17,11 @@ use proto::link::{Downstream, Upstream, Written};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 use transport::backoff::Backoff;
 use transport::cause::chain;
@@ -75,13 +77,18 @@ struct FirehoseLink {
 }
 
 enum State {
-    /// Waits until it may dial.
-    Waiting(BoxFuture<'static, Pass>),
-    Opening(BoxFuture<'static, Result<Socket<Stream>, OpenError>>),
+    Opening(Opening),
     Open(Box<Socket<Stream>>),
     /// Says goodbye and waits its turn to open again.
     Resting(BoxFuture<'static, ()>),
     Left,
+}
+
+/// A link that waits until it may dial, or dials.
+struct Opening {
+    task: AbortOnDropHandle<Result<Socket<Stream>, OpenError>>,
+    /// Set by the first of the two: the task that dials, or the link that leaves before.
+    dials: Arc<AtomicBool>,
 }
 
 impl FirehoseLinks {
@@ -170,10 +177,12 @@ impl FirehoseLinks {
 
     /// The client has taken so many envelopes of that run, after we had `waited` for it.
     pub fn written(&mut self, run: &Run, envelopes: u64, waited: Duration) {
-        let mut links = self.links.iter_mut();
-        if let Some(link) = links.find(|link| link.number == run.link) {
-            link.written += envelopes;
+        for link in &mut self.links {
+            // Meanwhile nothing was read of the others, either.
             link.waited += waited;
+            if link.number == run.link {
+                link.written += envelopes;
+            }
         }
     }
 
@@ -209,7 +218,7 @@ impl FirehoseLink {
         FirehoseLink {
             number,
             asking: doppler.standings.about(&path),
-            state: waiting(&doppler),
+            state: opening(&doppler, &path),
             doppler,
             path,
             hop,
@@ -226,25 +235,14 @@ impl FirehoseLink {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, u64)>> {
         loop {
             match &mut self.state {
-                State::Waiting(waiting) => {
-                    let pass = ready!(waiting.poll_unpin(cx));
-                    let (doppler, path) = (self.doppler.clone(), self.path.clone());
-                    let opening = async move { doppler.open(pass, &path).await };
-                    self.state = State::Opening(opening.boxed());
-                }
-                State::Opening(opening) => match opening.poll_unpin(cx) {
-                    Poll::Ready(Ok(socket)) => self.opened(socket),
-                    Poll::Ready(Err(error)) if error.is_of_one() => {
+                State::Opening(opening) => match opening.task.poll_unpin(cx) {
+                    Poll::Ready(Ok(Ok(socket))) => self.opened(socket),
+                    Poll::Ready(Ok(Err(error))) if error.is_of_one() => {
                         debug!(doppler = &*self.doppler.address, error = %chain(&error), "refused");
                         self.state = self.resting(None);
                     }
                     // How long to wait is for all links to decide together.
-                    Poll::Ready(Err(_)) => {
-                        self.state = match self.leaving {
-                            true => State::Left,
-                            false => waiting(&self.doppler),
-                        };
-                    }
+                    Poll::Ready(_) => self.state = self.again(),
                     Poll::Pending => return self.pending(cx),
                 },
                 State::Open(socket) => {
@@ -263,13 +261,17 @@ impl FirehoseLink {
                 }
                 State::Resting(resting) => {
                     ready!(resting.poll_unpin(cx));
-                    self.state = match self.leaving {
-                        true => State::Left,
-                        false => waiting(&self.doppler),
-                    };
+                    self.state = self.again();
                 }
                 State::Left => return Poll::Ready(None),
             }
+        }
+    }
+
+    fn again(&self) -> State {
+        match self.leaving {
+            true => State::Left,
+            false => opening(&self.doppler, &self.path),
         }
     }
 
@@ -316,8 +318,10 @@ impl FirehoseLink {
         self.tell_written();
         match &mut self.state {
             State::Open(socket) => socket.say(&Upstream::Leave {}.to_json()),
-            State::Waiting(_) | State::Resting(_) => self.state = State::Left,
-            State::Opening(_) | State::Left => {}
+            // Once it dials, the Doppler may begin to send: that is to be counted.
+            State::Opening(opening) if opening.dials.swap(true, Ordering::AcqRel) => {}
+            State::Opening(_) | State::Resting(_) => self.state = State::Left,
+            State::Left => {}
         }
     }
 
@@ -375,9 +379,23 @@ impl FirehoseLink {
     }
 }
 
-fn waiting(doppler: &Arc<Doppler>) -> State {
-    let doppler = doppler.clone();
-    State::Waiting(async move { doppler.pass(Turn::Queued).await }.boxed())
+/// Waits for leave to dial, and dials: in a task of its own, since others wait for their leave
+/// behind it, whatever this link's client does meanwhile.
+fn opening(doppler: &Arc<Doppler>, path: &Arc<str>) -> State {
+    let (doppler, path) = (doppler.clone(), path.clone());
+    let dials = Arc::new(AtomicBool::new(false));
+    let begun = dials.clone();
+    let task = tokio::spawn(async move {
+        let pass = doppler.pass(Turn::Queued).await;
+        if begun.swap(true, Ordering::AcqRel) {
+            // The client left, and this task is about to end: nobody shall wait for it.
+            drop(pass);
+            return std::future::pending().await;
+        }
+        doppler.open(pass, &path).await
+    });
+    let task = AbortOnDropHandle::new(task);
+    State::Opening(Opening { task, dials })
 }
 
 #[cfg(test)]
@@ -423,6 +441,13 @@ mod tests {
         let (mut links, hops) = FirehoseLinks::new(&of(doppler), "/firehose/n");
         // The client leaves with the request on its way.
         assert!(links.next().now_or_never().is_none());
+        let dials = || match &links.links[0].state {
+            State::Opening(opening) => opening.dials.load(Ordering::Acquire),
+            _ => panic!("it is not asked what became of it"),
+        };
+        while !dials() {
+            tokio::task::yield_now().await;
+        }
         let theirs = async {
             let mut link = fake.link().await;
             link.send(&frames(3, b"x")).await.unwrap();
@@ -435,6 +460,28 @@ mod tests {
         assert_eq!(late, 5);
         let sums = hops.close()[0].sums;
         assert_eq!((sums.sent, sums.received, sums.gap), (5, 5, 0));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_keeps_nobody_from_a_doppler_that_comes_back() {
+        let (fake, doppler) = Fake::new().await;
+        let dopplers = of(doppler.clone());
+        // It waits for its turn, and then its client is written to and takes nothing.
+        let (mut stalled, _) = FirehoseLinks::new(&dopplers, "/firehose/stalled");
+        assert!(stalled.next().now_or_never().is_none());
+        let (mut links, _) = FirehoseLinks::new(&dopplers, "/firehose/n");
+        doppler.gate.shut(doppler.pass(Turn::Queued).await);
+        let theirs = async {
+            let mut linked = Vec::new();
+            for _ in 0..2 {
+                let mut link = fake.link().await;
+                link.send(&frames(1, b"x")).await.unwrap();
+                linked.push(link);
+            }
+            linked
+        };
+        let (_linked, run) = tokio::join!(theirs, links.next());
+        assert_eq!(run.unwrap().count, 1);
     }
 
     #[tokio::test]
