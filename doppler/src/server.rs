@@ -304,8 +304,8 @@ pub async fn run(
         tokio::spawn(seal(router.clone())),
         tokio::spawn(audit(router.clone(), metrics.clone())),
         tokio::spawn(forget(router.clone())),
-        tokio::spawn(keep_up(router.clone(), gate)),
     ];
+    let overload = tokio::spawn(keep_up(router.clone(), gate.clone()));
     let supervisor = Arc::new(Supervisor::at(config.notify_socket.as_deref()));
     supervisor.watch(config.watchdog());
     ready.set(true);
@@ -316,6 +316,9 @@ pub async fn run(
     info!("draining");
     supervisor.stopping();
     ready.set(false);
+    // What has arrived is taken, whatever the load.
+    overload.abort();
+    gate.close(false);
     doors.begin();
     let half = config.drain / 2;
     if let Err(undrained) = doors.wait(half).await {

@@ -50,7 +50,7 @@ impl Reports {
     }
 
     /// The Traffic Controller says how much of it reached clients. Returns whether the client
-    /// would take more: it kept us waiting for less than half of the time since this was last said.
+    /// would take more: it kept us waiting for less than an eighth of the time since this was last said.
     pub(super) fn written(&mut self, said: Written) -> bool {
         if said.epoch != self.epoch {
             return false;
@@ -63,7 +63,7 @@ impl Reports {
         else {
             return false;
         };
-        waited.saturating_sub(before) * 2 < now - then
+        waited.saturating_sub(before) * 8 < now - then
     }
 
     /// What was sent and, as far as we were told, not written to a client: at the end of a

@@ -120,6 +120,7 @@ impl Ingress {
 
     /// The next message. Counts one that did not arrive whole, unless its sender just went away.
     async fn next(&self, messages: &mut Messages<Incoming>) -> Result<Option<Bytes>, Status> {
+        messages.release();
         self.gate.pass().await;
         messages
             .next()

@@ -62,9 +62,14 @@ where
         })
     }
 
+    /// What the last message held is free again.
+    pub(super) fn release(&mut self) {
+        self.leave = None;
+    }
+
     /// The next message; what the last one held is free again. `None` once there are no more.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        self.leave = None;
+        self.release();
         if self.arrived.is_empty() && !self.arrives().await? {
             return Ok(None);
         }
