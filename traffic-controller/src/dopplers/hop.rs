@@ -5,12 +5,16 @@
 //! the connection, and only then is it known what of it did not arrive.
 
 use super::range::Told;
-use proto::link::Report;
+use proto::link::{Report, Since};
 use serde::Serialize;
 use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use transport::ledger::Dropped;
+
+/// What a Doppler may say of one life of a link, in envelopes: half a year at a million a second.
+/// What it says is added up here, in the history of losses too, and shall not overflow there.
+const MOST: u64 = 1 << 44;
 
 /// The two ends of one link.
 pub struct Hop {
@@ -139,6 +143,17 @@ impl Hop {
 
     /// The Doppler tells what it counts in this life of the link.
     pub fn reported(&self, report: Report) {
+        let report = Report {
+            sent: report.sent.min(MOST),
+            dropped: report.dropped.min(MOST),
+            queued: report.queued.min(MOST),
+            since: report.since.map(|since| Since {
+                offered: since.offered.min(MOST),
+                missed: since.missed.min(MOST),
+                ..since
+            }),
+            ..report
+        };
         let mut state = self.lock();
         if let Some(life) = &mut state.life {
             life.told.reported(report);
@@ -342,7 +357,7 @@ mod tests {
             hop.ended_there(u64::MAX);
             hop.closed();
         }
-        assert_eq!(hop.sums(), sums(u64::MAX, 0, u64::MAX));
+        assert_eq!(hop.sums(), sums(2 * MOST, 0, 2 * MOST));
     }
 
     #[test]
