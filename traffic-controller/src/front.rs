@@ -19,7 +19,7 @@ mod tail;
 pub use leaving::Leaving;
 pub use origin::{Origin, Origins};
 pub use security_log::{Ends, SecurityLog, SecurityLogError};
-pub use slow::Rules;
+pub use slow::{Lines, Rules};
 
 use self::answer::{bad_request, empty, last, moved, no_handshake, plain, refused, text};
 use self::credential::Credential;

@@ -1,6 +1,7 @@
 //! Every number a Traffic Controller counts, by its Prometheus name. Sums of accounts are read
 //! from the accounts themselves, so that they cannot disagree with them.
 
+use crate::front::Lines;
 use crate::own_metrics::{EVENTS, SlowConsumer};
 use crate::page::Ledger;
 use metrics::{
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use transport::ledger::{Account, Reason};
 use transport::losses::Losses;
 use transport::websocket::Ended;
@@ -17,6 +19,7 @@ use transport::websocket::Ended;
 /// Counters and gauges of one Traffic Controller.
 pub struct Metrics {
     slow_consumers: AtomicU64,
+    slow_lines: Mutex<Lines>,
     slow_consumers_shown: Counter,
     /// Where an agent is told of each; nobody may be there.
     slow: mpsc::Sender<SlowConsumer>,
@@ -133,6 +136,7 @@ impl Metrics {
         let (slow, to_tell) = mpsc::channel(EVENTS);
         Metrics {
             slow_consumers: AtomicU64::new(0),
+            slow_lines: Mutex::default(),
             slow_consumers_shown: counter!("traffic_controller_slow_consumers_total"),
             slow,
             to_tell: Mutex::new(Some(to_tell)),
@@ -170,6 +174,15 @@ impl Metrics {
         if self.slow.try_send(client).is_ok() {
             self.hurry.notify_one();
         }
+    }
+
+    /// Whether there is a line in the log for one more, and how many had none since the last.
+    pub(crate) fn line_for_a_slow_consumer(&self) -> Option<u64> {
+        let mut lines = self
+            .slow_lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lines.next(Instant::now())
     }
 
     /// How many of them there were.

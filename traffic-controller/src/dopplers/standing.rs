@@ -9,7 +9,13 @@
 use proto::link::{Handle, Question, Standing, Upstream};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// An answer that nobody has looked at for so long says nothing about now. Whoever looks, does
+/// so every second.
+const STALE: Duration = Duration::from_secs(2);
 
 /// How far a client is behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +62,8 @@ struct Group {
     answer: Option<Standing>,
     /// What the group had lost when somebody last looked.
     overflowed: Option<u64>,
+    /// When that was.
+    looked: Option<Instant>,
 }
 
 /// One stream's questions. Dropping it takes them back.
@@ -73,6 +81,7 @@ impl Standings {
             path: path.clone(),
             answer: None,
             overflowed: None,
+            looked: None,
         };
         state.groups.insert(handle, group);
         Asking {
@@ -149,8 +158,14 @@ impl Asking {
         if state.open && state.waiting.insert(self.handle) {
             self.standings.changed.notify_one();
         }
+        let now = Instant::now();
         let group = state.groups.get_mut(&self.handle);
         let Some((group, answer)) = group.and_then(|group| {
+            // What was lost while nobody looked was not lost by who stalls now.
+            let looked = group.looked.replace(now);
+            if looked.is_none_or(|looked| now > looked + STALE) {
+                (group.answer, group.overflowed) = (None, None);
+            }
             let answer = group.answer.take()?;
             Some((group, answer))
         }) else {
@@ -228,6 +243,7 @@ mod tests {
         let standings = Arc::new(Standings::default());
         let asking = standings.about(&"/firehose/n".into());
         standings.open();
+        asking.lag();
         for (overflowed, lost) in [(5, 0), (5, 0), (7, 2), (7, 0)] {
             standings.answered(answer(asking.handle, overflowed, false));
             assert_eq!(asking.lag(), lag(lost));
@@ -239,10 +255,26 @@ mod tests {
         assert_eq!(asking.lag(), lag(0));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lost_while_nobody_looked_was_not_lost_by_who_stalls_now() {
+        let standings = Arc::new(Standings::default());
+        let asking = standings.about(&"/firehose/n".into());
+        standings.open();
+        asking.lag();
+        standings.answered(answer(asking.handle, 1, false));
+        assert_eq!(asking.lag(), lag(0));
+        standings.answered(answer(asking.handle, 2, false));
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(asking.lag(), Lag::default(), "that answer is old");
+        standings.answered(answer(asking.handle, 9, false));
+        assert_eq!(asking.lag(), lag(0));
+    }
+
     #[test]
     fn a_group_with_an_idle_member_is_not_behind() {
         let standings = Arc::new(Standings::default());
         let asking = standings.about(&"/firehose/n".into());
+        asking.lag();
         for (overflowed, idle, expected) in [
             (1, false, lag(0)),
             (2, true, Lag::default()),

@@ -76,7 +76,9 @@ pub(super) async fn run(
     passage.cut_off(0, late, end.reason());
     if let End::Slow(slow) = end {
         let lost = passage.lost();
-        warn!(peer, subscription, lost, "{}", slow.words());
+        if let Some(unsaid) = front.metrics.line_for_a_slow_consumer() {
+            warn!(peer, subscription, lost, unsaid, "{}", slow.words());
+        }
         front.metrics.slow_consumer(SlowConsumer {
             remote: client.peer.clone(),
             forwarded_for: client.forwarded_for.clone(),

@@ -74,7 +74,9 @@ pub(super) async fn run(
     let taken = writing.taken;
     let lost = tail.end(taken, end.reason()).dropped.total();
     if let End::Slow(slow) = end {
-        warn!(peer, app, lost, "{}", slow.words());
+        if let Some(unsaid) = front.metrics.line_for_a_slow_consumer() {
+            warn!(peer, app, lost, unsaid, "{}", slow.words());
+        }
         front.metrics.slow_consumer(SlowConsumer {
             remote: client.peer.clone(),
             forwarded_for: client.forwarded_for.clone(),
