@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use transport::listener;
 use transport::shutdown::Drain;
-use transport::telemetry::{ADMIN_CONNECTIONS, Admin, LogError, Metrics, Readiness, log_to_stderr};
+use transport::telemetry::{
+    ADMIN_CONNECTIONS, Admin, LogError, Metrics, Readiness, flush_log, log_to_stderr,
+};
 
 struct Running {
     address: SocketAddr,
@@ -210,6 +212,7 @@ fn child() {
     tracing::info!(listener = "grpc", "bound");
     tracing::debug!("not this");
     tracing::info!(target: "somebody", "nor this");
+    flush_log();
 }
 
 #[test]
