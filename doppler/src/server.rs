@@ -531,7 +531,8 @@ fn agent(config: &Config, reload: &mut Reload) -> Result<Option<Reporter>, Start
 /// Puts the Doppler's own metrics into its stream.
 async fn emit(mut own: OwnMetrics, interval: Duration, router: Arc<Router>, metrics: Arc<Metrics>) {
     let door = Door::new(router.clone(), metrics.clone());
-    let mut every = tokio::time::interval(interval);
+    // Not at once: there is nothing to tell yet.
+    let mut every = tokio::time::interval_at(Instant::now() + interval, interval);
     loop {
         every.tick().await;
         let totals = metrics.audit(&router);
