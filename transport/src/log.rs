@@ -71,6 +71,8 @@ struct State {
     /// Bytes in sealed chunks, here and in all logs that share the sum.
     bytes: usize,
     total: Arc<AtomicUsize>,
+    /// Bytes of all chunks that were ever sealed, those that left included.
+    sealed: u64,
     chunks: VecDeque<Held>,
     /// The number of the chunk in front; chunks are numbered from 0 as they are sealed.
     first: u64,
@@ -91,6 +93,9 @@ struct State {
 /// A sealed chunk and how many groups have not passed it yet.
 struct Held {
     chunk: Arc<Chunk>,
+    /// Bytes that were sealed before it: how far behind a cursor is, is asked for many groups at
+    /// once, and must not walk what lies there.
+    at: u64,
     behind: usize,
 }
 
@@ -191,6 +196,7 @@ impl Log {
                 cap,
                 bytes: 0,
                 total,
+                sealed: 0,
                 chunks: VecDeque::new(),
                 first: 0,
                 open: Frames::new(),
@@ -220,12 +226,21 @@ impl Log {
     /// Offers `frames` to every group and empties it; returns whether there was one. Never
     /// waits.
     pub fn append(&self, frames: &mut Frames) -> bool {
+        self.take_in(frames, frames.bytes().len() >= CHUNK_FROM)
+    }
+
+    /// The same, and they are visible to readers at once: nothing gathers.
+    pub fn append_sealed(&self, frames: &mut Frames) -> bool {
+        self.take_in(frames, true)
+    }
+
+    fn take_in(&self, frames: &mut Frames, sealed: bool) -> bool {
         if frames.is_empty() || !self.is_read() {
             frames.clear();
             return false;
         }
         let weight = Weight::of(frames.ends());
-        let whole = (frames.bytes().len() >= CHUNK_FROM).then(|| Chunk::copy(frames, weight));
+        let whole = sealed.then(|| Chunk::copy(frames, weight));
 
         let mut state = self.lock();
         let offered = state.groups.iter().any(Option::is_some);
@@ -315,17 +330,17 @@ impl Log {
     }
 
     /// How far the group lags that lags most of those that nothing but us keeps waiting: the
-    /// part of the log it has not read, in thousandths. For one caller: it is about the time since
-    /// the last call.
-    pub fn lag(&self) -> u32 {
+    /// part of the log it has not read, in thousandths. A reader that has taken nothing for `times`
+    /// calls of this is not among them. For one caller.
+    pub fn lag(&self, times: u32) -> u32 {
         let mut state = self.lock();
         let mut lag = 0;
         for index in 0..state.groups.len() {
-            let kept_waiting = state.groups[index]
-                .as_mut()
-                .is_some_and(Group::is_kept_waiting);
-            if let Some(group) = state.groups[index].as_ref().filter(|_| kept_waiting) {
-                lag = lag.max(state.standing(group, self.overflow).per_mille());
+            let group = state.groups[index].as_ref();
+            let standing = group.map(|group| state.standing(group, self.overflow));
+            let per_mille = standing.map_or(0, Standing::per_mille);
+            if per_mille > 0 && state.group(index).is_kept_waiting(times) {
+                lag = lag.max(per_mille);
             }
         }
         lag
@@ -415,8 +430,11 @@ impl State {
         }
         self.bytes += chunk.size();
         self.total.fetch_add(chunk.size(), Ordering::Relaxed);
+        let at = self.sealed;
+        self.sealed += chunk.size() as u64;
         self.chunks.push_back(Held {
             chunk: Arc::new(chunk),
+            at,
             behind,
         });
         while self.bytes > self.cap {
@@ -608,11 +626,10 @@ impl State {
     }
 
     fn standing(&self, group: &Group, overflow: Reason) -> Standing {
-        let from = (group.chunk - self.first) as usize;
-        let ahead = self.chunks.iter().skip(from);
+        let next = self.chunks.get((group.chunk - self.first) as usize);
         Standing {
-            overflowed: group.account(0).dropped[overflow],
-            behind: ahead.map(|held| held.chunk.size()).sum(),
+            overflowed: group.dropped_for(overflow),
+            behind: next.map_or(0, |held| (self.sealed - held.at) as usize),
             cap: self.cap,
             idle: group.awaited(),
         }

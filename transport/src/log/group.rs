@@ -38,10 +38,15 @@ pub(super) struct Group {
     dropped: Dropped,
     members: Vec<(u64, Option<Hand>)>,
     /// The members whose readers would take more if it came sooner.
-    eager: Vec<u64>,
-    /// What had been sent when somebody last asked how far the group lags.
-    sent_before: u64,
+    eager: Vec<Eager>,
     waiting: VecDeque<(u64, Option<Waker>)>,
+}
+
+/// A member whose reader would take more.
+struct Eager {
+    member: u64,
+    /// How often it was asked since it took something.
+    still: u32,
 }
 
 impl Group {
@@ -62,7 +67,6 @@ impl Group {
             dropped: Dropped::default(),
             members: Vec::new(),
             eager: Vec::new(),
-            sent_before: 0,
             waiting: VecDeque::new(),
         }
     }
@@ -81,6 +85,10 @@ impl Group {
         self.dropped.add(reason, frames);
         self.lost += frames;
         self.untold += frames;
+    }
+
+    pub(super) fn dropped_for(&self, reason: Reason) -> u64 {
+        self.dropped[reason]
     }
 
     /// Offers frames that are not in the log: first to be claimed.
@@ -155,6 +163,9 @@ impl Group {
         let hand = slot.and_then(|(_, hand)| hand.take());
         let frames = hand.map_or(0, |hand| self.weigh(&hand));
         self.sent += frames;
+        if let Some(eager) = self.eager.iter_mut().find(|eager| eager.member == member) {
+            eager.still = 0;
+        }
         frames
     }
 
@@ -171,17 +182,19 @@ impl Group {
 
     /// Whether a member's reader would take more if it came sooner.
     pub(super) fn eager(&mut self, member: u64, eager: bool) {
-        self.eager.retain(|id| *id != member);
+        self.eager.retain(|eager| eager.member != member);
         if eager {
-            self.eager.push(member);
+            self.eager.push(Eager { member, still: 0 });
         }
     }
 
-    /// Whether nothing but us keeps the group from having more: a reader would take more, and did
-    /// take something since this was last asked.
-    pub(super) fn is_kept_waiting(&mut self) -> bool {
-        let moved = std::mem::replace(&mut self.sent_before, self.sent) != self.sent;
-        moved && !self.eager.is_empty()
+    /// Whether nothing but us keeps the group, which is behind, from having more: a reader would
+    /// take more, and itself did take something since this was asked `times` times.
+    pub(super) fn is_kept_waiting(&mut self, times: u32) -> bool {
+        for eager in &mut self.eager {
+            eager.still = eager.still.saturating_add(1);
+        }
+        self.eager.iter().any(|eager| eager.still < times)
     }
 
     /// A member leaves; of what it held, `taken` bytes are with its socket.
