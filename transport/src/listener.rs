@@ -85,7 +85,7 @@ pub enum Stream {
     /// Bytes as they are on the wire.
     Plain(TcpStream),
     /// Bytes under TLS, whichever side we are.
-    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
+    Tls(Box<TlsStream<ReadAhead>>),
     /// Bytes of a network that a test simulates.
     #[cfg(feature = "simulated")]
     Simulated(Box<dyn simulated::Socket>),

@@ -11,12 +11,13 @@ use std::task::{Context, Poll};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 /// A socket, and what was read of it ahead.
 #[derive(Debug)]
-pub struct ReadAhead<S> {
-    socket: S,
+pub struct ReadAhead {
+    socket: TcpStream,
     at_once: NonZeroUsize,
     /// Read from the socket; no memory at all while the socket has nothing more.
     held: Vec<u8>,
@@ -24,9 +25,9 @@ pub struct ReadAhead<S> {
     taken: usize,
 }
 
-impl<S> ReadAhead<S> {
+impl ReadAhead {
     /// Reads `at_once` bytes of `socket` at a time.
-    pub(crate) fn new(at_once: NonZeroUsize, socket: S) -> ReadAhead<S> {
+    pub(crate) fn new(at_once: NonZeroUsize, socket: TcpStream) -> ReadAhead {
         ReadAhead {
             socket,
             at_once,
@@ -36,29 +37,31 @@ impl<S> ReadAhead<S> {
     }
 
     /// The socket.
-    pub(crate) fn socket(&self) -> &S {
+    pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
     }
-}
 
-impl<S: AsyncRead + Unpin> ReadAhead<S> {
     /// Reads the socket into memory that was drained.
     fn refill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.taken = 0;
-        self.held.clear();
-        self.held.reserve_exact(self.at_once.get());
-        let mut room = (&mut self.held).limit(self.at_once.get());
-        match poll_read_buf(Pin::new(&mut self.socket), cx, &mut room) {
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
-            nothing => {
-                self.held = Vec::new();
-                nothing.map_ok(drop)
+        // Every write of a WebSocket looks for what the peer says, which is mostly nothing.
+        let read = match self.socket.poll_read_ready(cx) {
+            Poll::Ready(Ok(())) => {
+                self.held.clear();
+                self.held.reserve_exact(self.at_once.get());
+                let mut room = (&mut self.held).limit(self.at_once.get());
+                poll_read_buf(Pin::new(&mut self.socket), cx, &mut room).map_ok(drop)
             }
+            nothing => nothing,
+        };
+        if !matches!(read, Poll::Ready(Ok(()))) {
+            self.held = Vec::new();
         }
+        read
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
+impl AsyncRead for ReadAhead {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -79,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
+impl AsyncWrite for ReadAhead {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -114,18 +117,19 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
-    fn pair(at_once: usize) -> (ReadAhead<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
-        let (near, far) = tokio::io::duplex(1 << 20);
-        (
-            ReadAhead::new(NonZeroUsize::new(at_once).unwrap(), near),
-            far,
-        )
+    async fn pair(at_once: usize) -> (ReadAhead, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(listener.accept(), far);
+        let at_once = NonZeroUsize::new(at_once).unwrap();
+        (ReadAhead::new(at_once, near.unwrap().0), far.unwrap())
     }
 
     #[tokio::test]
     async fn memory_lasts_from_the_first_byte_until_the_socket_has_no_more() {
-        let (mut near, mut far) = pair(64 << 10);
+        let (mut near, mut far) = pair(64 << 10).await;
         let mut some = [0; 4 << 10];
         assert!(near.read(&mut some).now_or_never().is_none());
         assert_eq!(near.held.capacity(), 0, "nothing came yet");
@@ -146,17 +150,22 @@ mod tests {
     async fn bytes_come_in_order_whatever_sizes_are_asked_for() {
         let sent: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         for (at_once, asked) in [(1, 7), (7, 1), (100, 99), (100, 100), (4_096, 70_000)] {
-            let (mut near, mut far) = pair(at_once);
-            far.write_all(&sent).await.unwrap();
-            drop(far);
-            let mut heard = Vec::new();
-            let mut some = vec![0; asked];
-            loop {
-                match near.read(&mut some).await.unwrap() {
-                    0 => break,
-                    n => heard.extend_from_slice(&some[..n]),
+            let (mut near, mut far) = pair(at_once).await;
+            let hears = async {
+                let mut heard = Vec::new();
+                let mut some = vec![0; asked];
+                loop {
+                    match near.read(&mut some).await.unwrap() {
+                        0 => break heard,
+                        n => heard.extend_from_slice(&some[..n]),
+                    }
                 }
-            }
+            };
+            let says = async {
+                far.write_all(&sent).await.unwrap();
+                drop(far);
+            };
+            let (heard, ()) = tokio::join!(hears, says);
             assert!(heard == sent, "{at_once} at once, {asked} asked for");
         }
     }
