@@ -16,7 +16,7 @@ pub enum Reason {
     LogOverflow,
     /// An app's queue or topic had to make room.
     AppOverflow,
-    /// It was on its way into a connection that ended.
+    /// It was on its way into a connection that ended, or out of one.
     CloseResidue,
     /// Nobody came back for it within the time a subscription lingers.
     NoMember,
@@ -71,7 +71,8 @@ impl Reason {
                 "an app sent more than its readers took, and its own oldest envelopes made room"
             }
             Reason::CloseResidue => {
-                "a connection ended while these were on their way into it: a client or a link left"
+                "a connection ended while these were on their way: a client or a link left, or an \
+                 agent with a large message half taken"
             }
             Reason::NoMember => "the last reader had left, and none came back in time",
             Reason::SlowConsumer => "the client took nothing for so long that it was closed",

@@ -20,6 +20,7 @@ pub mod log;
 pub mod losses;
 pub mod process;
 pub mod processors;
+pub mod ration;
 mod read_ahead;
 pub mod reload;
 pub mod secret;

@@ -18,6 +18,7 @@ pub use page::{About, Asked, BadQuestion, Explained, Minute, Page, Row, Sender};
 pub use told::tell;
 
 use crate::ledger::{Cause, Dropped, Reason};
+use crate::ration::Ration;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
@@ -50,7 +51,7 @@ const OVER: Duration = Duration::from_secs(60);
 const FOLLOWED: usize = 4_096;
 
 /// Lines a process may log about this in a second.
-const LINES: usize = 10;
+const LINES: u32 = 10;
 
 /// Seconds in a minute, for minutes of the day.
 const MINUTE: u64 = 60;
@@ -337,9 +338,7 @@ pub struct History {
     all: BTreeMap<(Place, Cause), u64>,
     latest: VecDeque<Latest>,
     followed: HashMap<Whose, Followed>,
-    /// The second in which lines were said last, and how many.
-    said: (u64, usize),
-    unsaid: u64,
+    lines: Ration,
 }
 
 #[derive(Debug)]
@@ -378,8 +377,7 @@ impl History {
             all: BTreeMap::new(),
             latest: VecDeque::new(),
             followed: HashMap::new(),
-            said: (0, 0),
-            unsaid: 0,
+            lines: Ration::new(LINES),
         }
     }
 
@@ -571,18 +569,9 @@ impl History {
 
     /// So many lines a second; what has none is counted, and said in the next second.
     fn limit(&mut self, now: Duration, lines: Vec<Transition>) -> Vec<Transition> {
-        if self.said.0 != now.as_secs() {
-            self.said = (now.as_secs(), 0);
-        }
-        let mut said = Vec::new();
-        if self.said.1 == 0 && self.unsaid > 0 {
-            said.push(Transition::Unsaid(std::mem::take(&mut self.unsaid)));
-        }
-        let room = LINES.saturating_sub(self.said.1 + said.len());
-        self.unsaid += lines.len().saturating_sub(room) as u64;
-        said.extend(lines.into_iter().take(room));
-        self.said.1 += said.len();
-        said
+        let unsaid = self.lines.unsaid(now).map(Transition::Unsaid);
+        let said = lines.into_iter().filter(|_| self.lines.line(now).is_some());
+        unsaid.into_iter().chain(said).collect()
     }
 }
 

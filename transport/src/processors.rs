@@ -48,6 +48,11 @@ impl Processors {
         })
     }
 
+    /// How long ago the last look was.
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+
     /// What was used since the last look.
     pub fn since(&mut self) -> Option<Use> {
         let now = Processors::look()?;

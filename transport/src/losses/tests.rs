@@ -226,7 +226,7 @@ fn a_thousand_losers_are_ten_lines_a_second_and_the_others_are_counted() {
         reading.grew(Whose::app(&app.to_string()), lost.causes());
     }
     let lines = history.observe(at(1), reading);
-    assert_eq!(lines.len(), LINES);
+    assert_eq!(lines.len(), LINES as usize);
     let Transition::Began { envelopes, .. } = &lines[0] else {
         panic!("{lines:?}")
     };
