@@ -429,9 +429,7 @@ impl Feed {
     pub fn append(&self, link: usize, frames: &mut Frames) -> bool {
         let gathers = self.lock();
         gathers.iter().for_each(|gather| gather.live(link, frames));
-        let appended = self.log.append(frames) || !gathers.is_empty();
-        self.log.seal();
-        appended
+        self.log.append_sealed(frames) || !gathers.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Gather>>> {
@@ -512,7 +510,7 @@ impl Changes {
     }
 }
 
-/// A tail that waits for what it begins with. Dropping it leaves.
+/// A tail that waits for what it begins with. Dropping it leaves; what was held for it is lost.
 pub struct Beginning {
     topics: Arc<Topics>,
     feed: Arc<Feed>,
@@ -530,6 +528,12 @@ impl Beginning {
     /// Begins the tail with these envelopes, then what came meanwhile, then what comes. Says too
     /// how many bytes of frames it begins with, which count for no cap.
     pub fn begin(mut self, first: &[Bytes]) -> (Tail, usize) {
+        let handle = self.handle.take();
+        // Taken here only, and this is not there afterwards.
+        self.tail(handle.unwrap_or_default(), first)
+    }
+
+    fn tail(&self, handle: Handle, first: &[Bytes]) -> (Tail, usize) {
         let mut frames = Frames::new();
         first.iter().for_each(|it| frames.push(it, false));
         let mut state = self.topics.lock();
@@ -548,8 +552,7 @@ impl Beginning {
         drop(state);
         let tail = Tail {
             topics: self.topics.clone(),
-            // Taken here only, and this is not there afterwards.
-            handle: self.handle.take().unwrap_or_default(),
+            handle,
             member: Some(member),
         };
         (tail, bytes)
@@ -557,15 +560,13 @@ impl Beginning {
 }
 
 impl Drop for Beginning {
+    /// What is held for it was put into its topic, as its link has counted: it begins, so that it
+    /// is in an account, and leaves.
     fn drop(&mut self) {
-        let Some(handle) = self.handle else {
-            return;
-        };
-        self.gather.give_up();
-        self.feed
-            .lock()
-            .retain(|gather| !Arc::ptr_eq(gather, &self.gather));
-        self.topics.leave(handle);
+        if let Some(handle) = self.handle {
+            drop(self.tail(handle, &[]));
+            self.gather.give_up();
+        }
     }
 }
 
@@ -735,6 +736,50 @@ mod tests {
         assert!(topics.audit().1.ended.named.is_empty(), "it is told once");
         drop(other);
         assert!(topics.audit().1.ended.named.is_empty(), "it lost nothing");
+    }
+
+    #[test]
+    fn who_leaves_before_it_begins_has_an_account_of_what_was_held_for_it() {
+        let topics = topics();
+        let inbox = topics.link(&"d".into());
+        topics.renew(&inbox);
+        let other = topics.tail("a");
+        let beginning = topics.tail_with_recent("a", 10);
+        let feed = topics.lock().topics[&1].feed.clone();
+        // Of these the oldest has to go, as more is held than may be.
+        for (count, size) in [(1, 10), (3, 100 << 10), (2, 10)] {
+            assert!(feed.append(inbox.number, &mut frames(count, size)));
+        }
+        let gone = |topics: &Topics| {
+            let accounts = topics.accounts();
+            assert_eq!(accounts.gone.imbalance(), 0);
+            let dropped = accounts.gone.dropped;
+            let lost = (dropped[Reason::NoMember], dropped[Reason::AppOverflow]);
+            (accounts.gone.offered, lost)
+        };
+        assert_eq!(gone(&topics), (0, (0, 0)));
+
+        drop(beginning);
+        assert_eq!(gone(&topics), (6, (4, 2)));
+        assert_eq!(topics.accounts().open.len(), 1);
+        drop(other);
+        assert_eq!(gone(&topics), (12, (10, 2)));
+        let lost = topics.audit().1.ended.named["a"];
+        assert_eq!(lost.total(), 12);
+    }
+
+    #[test]
+    fn who_leaves_before_it_begins_is_no_longer_there_to_be_answered() {
+        let topics = topics();
+        let inbox = topics.link(&"d".into());
+        topics.renew(&inbox);
+        let beginning = topics.tail_with_recent("a", 10);
+        let changes = inbox.changes().now_or_never().unwrap();
+        let feed = topics.lock().topics[&1].feed.clone();
+        drop(beginning);
+        assert!(changes.asked[0].1.is_over());
+        assert!(!feed.append(inbox.number, &mut frames(1, 10)));
+        assert_eq!(taken(&inbox), Some((vec![], vec![1])));
     }
 
     proptest! {
