@@ -17,6 +17,13 @@ use tokio::time::Instant;
 /// so every second.
 const STALE: Duration = Duration::from_secs(2);
 
+/// So many questions may be without their answers; then one is asked every 5 s. A Doppler that hangs
+/// takes none, and they would pile up until its link is given up, after 30 s; one that does not
+/// know the group yet says nothing. Two, so that a Doppler that is a second late is heard every
+/// second.
+const OWED: u32 = 2;
+const UNANSWERED: Duration = Duration::from_secs(5);
+
 /// How far a client is behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
@@ -58,6 +65,9 @@ struct State {
 
 struct Group {
     path: Arc<str>,
+    /// When a question was last asked that has no answer, and how many there are of them.
+    asked: Option<Instant>,
+    owed: u32,
     /// The answer nobody has looked at yet.
     answer: Option<Standing>,
     /// What the group had lost when somebody last looked.
@@ -79,6 +89,8 @@ impl Standings {
         let handle = state.next_handle();
         let group = Group {
             path: path.clone(),
+            asked: None,
+            owed: 0,
             answer: None,
             overflowed: None,
             looked: None,
@@ -102,6 +114,7 @@ impl Standings {
         state.open = false;
         state.waiting.clear();
         for group in state.groups.values_mut() {
+            (group.asked, group.owed) = (None, 0);
             (group.answer, group.overflowed) = (None, None);
         }
     }
@@ -120,6 +133,7 @@ impl Standings {
     /// The Doppler has answered.
     pub(super) fn answered(&self, standing: Standing) {
         if let Some(group) = self.lock().groups.get_mut(&standing.handle) {
+            (group.asked, group.owed) = (None, 0);
             group.answer = Some(standing);
         }
     }
@@ -139,6 +153,19 @@ impl State {
         }
     }
 
+    /// Whether there is a question more to be said.
+    fn ask(&mut self, handle: Handle, now: Instant) -> bool {
+        let Some(group) = self.groups.get_mut(&handle).filter(|_| self.open) else {
+            return false;
+        };
+        let waits = |asked: Instant| now < asked + UNANSWERED;
+        if group.owed >= OWED && group.asked.is_some_and(waits) {
+            return false;
+        }
+        (group.asked, group.owed) = (Some(now), group.owed.saturating_add(1));
+        self.waiting.insert(handle)
+    }
+
     fn take_questions(&mut self) -> Vec<Upstream> {
         let waiting = std::mem::take(&mut self.waiting).into_iter();
         let question = |handle| {
@@ -150,15 +177,15 @@ impl State {
 }
 
 impl Asking {
-    /// What the Doppler answered since this was last asked, and asks again.
+    /// What the Doppler answered since this was last asked, and asks again if it owes few answers.
     ///
     /// A group with an idle member is not behind: whoever stalls holds nobody up.
     pub(super) fn lag(&self) -> Lag {
         let mut state = self.standings.lock();
-        if state.open && state.waiting.insert(self.handle) {
+        let now = Instant::now();
+        if state.ask(self.handle, now) {
             self.standings.changed.notify_one();
         }
-        let now = Instant::now();
         let group = state.groups.get_mut(&self.handle);
         let Some((group, answer)) = group.and_then(|group| {
             // What was lost while nobody looked was not lost by who stalls now.
@@ -233,9 +260,51 @@ mod tests {
         assert_eq!(said, Some(vec![Upstream::Standing(question)]));
         assert_eq!(standings.questions().now_or_never(), None);
 
+        standings.answered(answer(asking.handle, 0, false));
         asking.lag();
         drop(asking);
         assert_eq!(standings.questions().now_or_never(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doppler_that_hangs_is_asked_twice_and_then_every_five_seconds_about_each_group() {
+        let standings = Arc::new(Standings::default());
+        let some = [0; 3].map(|_| standings.about(&"/firehose/n".into()));
+        standings.open();
+        let mut said = 0;
+        for second in 0..30 {
+            some.iter().for_each(|asking| _ = asking.lag());
+            let questions = standings.questions().now_or_never();
+            said += questions.map_or(0, |questions| questions.len());
+            let each = if second == 0 { 1 } else { 2 + (second - 1) / 5 };
+            assert_eq!(said, 3 * each, "after {second} s");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        // Over a link that is new nothing was asked yet; and who answers is asked every time.
+        standings.close();
+        standings.open();
+        for _ in 0..3 {
+            some[0].lag();
+            let questions = standings.questions().now_or_never();
+            assert_eq!(questions.map(|questions| questions.len()), Some(1));
+            standings.answered(answer(some[0].handle, 0, false));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doppler_whose_answers_are_a_second_late_is_heard_every_second() {
+        let standings = Arc::new(Standings::default());
+        let asking = standings.about(&"/firehose/n".into());
+        standings.open();
+        asking.lag();
+        for second in 0..10 {
+            tokio::time::advance(Duration::from_millis(1_000)).await;
+            let heard = asking.lag();
+            assert_eq!(heard, if second == 0 { Lag::default() } else { lag(0) });
+            tokio::time::advance(Duration::from_millis(200)).await;
+            // To the question before the last.
+            standings.answered(answer(asking.handle, 0, false));
+        }
     }
 
     #[test]
