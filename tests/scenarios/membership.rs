@@ -255,6 +255,69 @@ async fn dns_says_which_dopplers_there_are_and_when_it_does_not_those_known_stay
     controllers.assert_balanced().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_which_dns_tells_nothing_hides_no_other_and_does_not_leave() {
+    let dopplers = Cluster::builder().dopplers(2).start().await;
+    // Nobody listens there, so that whoever is missing leaves at once.
+    let away = Hole::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let away_port = away.address.port();
+    away.close().await;
+    let host = |name: &str| format!("{name}.{HOST}");
+    let dns = Dns::start(0).await;
+    let here = || Answer::Addresses(vec![Ipv4Addr::LOCALHOST]);
+    let ports = [
+        ("a", away_port),
+        ("b", dopplers.dopplers[0].address.port()),
+        ("c", dopplers.dopplers[1].address.port()),
+    ];
+    for (name, _) in ports {
+        dns.set(&host(name), here());
+    }
+    let service = |ports: &[(&str, u16)]| {
+        let record = |(name, port): &(&str, u16)| (*port, host(name));
+        Answer::Service(ports.iter().map(record).collect())
+    };
+    dns.set(SERVICE, service(&ports[..2]));
+    let controllers = Cluster::builder()
+        .controllers(1)
+        .controller_flag("--router-dns-names", SERVICE)
+        .controller_flag("--router-dns-server", dns.address)
+        .start()
+        .await;
+    let controller = &controllers.controllers[0];
+    let stands = async |known: f64, connected: f64, failed: f64| {
+        let what = format!("{connected} of {known} are read, and {failed} names fail");
+        eventually(SOON, &what, async || {
+            let metrics = controller.metrics().await;
+            let is = |name, value| metrics.sum(name, &[]) == value;
+            is("traffic_controller_dopplers_known", known)
+                && is("traffic_controller_dopplers_connected", connected)
+                && is("traffic_controller_discovery_failed", failed)
+        })
+        .await;
+    };
+    stands(2.0, 1.0, 0.0).await;
+
+    // The server tells nothing of one, and has others that nobody answers for.
+    let mut more = ports.to_vec();
+    more.extend([("d", 1), ("e", 1), ("f", 1)]);
+    for (name, _) in &more[3..] {
+        dns.set(&host(name), Answer::Silence);
+    }
+    for trouble in [Answer::ServerFailure, Answer::Silence] {
+        dns.set(&host("a"), trouble);
+        dns.set(SERVICE, service(&more));
+        stands(3.0, 2.0, 1.0).await;
+        dns.set(&host("a"), here());
+        dns.set(SERVICE, service(&ports));
+        stands(3.0, 2.0, 0.0).await;
+    }
+    assert_eq!(log_lines(&controller.process, "DNS does not tell"), 2);
+    // There is no such host any more, says the server.
+    dns.set(&host("a"), Answer::NoSuchName);
+    stands(2.0, 2.0, 0.0).await;
+}
+
 fn log_lines(process: &Process, text: &str) -> usize {
     let log = process.log();
     log.iter().filter(|line| line.contains(text)).count()

@@ -57,7 +57,8 @@ pub struct Config {
     pub outgoing_key_file: Option<PathBuf>,
 
     /// The Dopplers to read from, `host:port`, comma separated. Those of a file and of DNS are
-    /// read from too; one that is named twice has to be written the same way.
+    /// read from too; one that is named twice has to be written the same way, since names are taken
+    /// literally: where one leads is known when it is dialled, and may be elsewhere the next time.
     #[arg(long, env = "ROUTER_ADDRS", value_delimiter = ',')]
     pub router_addrs: Vec<String>,
 
@@ -73,8 +74,8 @@ pub struct Config {
     /// (IPv6 only if there are none of IPv4), or the name of SRV records, `_doppler._tcp.domain`.
     ///
     /// Asked again when the answer's TTL is over, 2 s to 60 s apart. A Doppler that is missing for
-    /// 30 s, or missing and not reached, is read to its end and left; an answer that fails
-    /// changes nothing.
+    /// 30 s, or missing and not reached, is read to its end and left; what DNS does not tell
+    /// stays, and is asked for again after 2 s.
     #[arg(long, env = "ROUTER_DNS_NAMES", value_delimiter = ',')]
     pub router_dns_names: Vec<Name>,
 

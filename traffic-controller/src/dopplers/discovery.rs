@@ -5,12 +5,13 @@
 //! answer) changes nothing: whoever was known stays known.
 
 use crate::metrics::Metrics;
+use futures::{StreamExt, stream};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -29,8 +30,14 @@ pub const SOONEST: Duration = Duration::from_secs(2);
 /// a new Doppler.
 pub const LATEST: Duration = Duration::from_secs(60);
 
-/// How long an answer may take, all servers and attempts included.
+/// How long an answer may take, all servers and attempts included; and those about all hosts of a
+/// service together.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long one host of a service may take, which the others wait for, and how many are asked for
+/// at a time, each over a socket of its own.
+const HOST_PATIENCE: Duration = Duration::from_secs(2);
+const HOSTS_AT_A_TIME: usize = 64;
 
 /// Some addresses, as they are dialled.
 pub type Addresses = BTreeSet<Arc<str>>;
@@ -172,16 +179,29 @@ enum DnsError {
     Client(#[source] NetError),
     #[error("DNS did not tell")]
     Answer(#[source] NetError),
-    #[error("DNS did not answer within {PATIENCE:?}")]
-    Late,
+    #[error("DNS did not answer within {0:?}")]
+    Late(Duration),
     #[error("none of the hosts its SRV records name has an address")]
     NoHost,
+    #[error("DNS did not tell where {count} of its hosts are, such as {host}")]
+    Hosts {
+        count: usize,
+        host: String,
+        source: Box<DnsError>,
+    },
 }
+
+/// The hosts of a service, each with the address it is dialled at: the first, since a host is one
+/// Doppler, however many addresses it has.
+type Hosts = BTreeMap<String, IpAddr>;
 
 /// What DNS said, and until when it is good.
 struct Answer {
     addresses: Addresses,
     until: Instant,
+    hosts: Hosts,
+    /// Why some of these are only as they were before.
+    failed: Option<DnsError>,
 }
 
 /// Asks for one name again and again, and puts what it learns into `known`: never less than
@@ -194,67 +214,152 @@ pub(super) async fn follow(
     known: watch::Sender<Addresses>,
 ) {
     let mut is_failing = false;
+    let mut hosts = Hosts::new();
     loop {
         let now = Instant::now();
-        let answer = timeout(PATIENCE, ask(&name, server)).await;
-        let again = match answer.unwrap_or(Err(DnsError::Late)) {
+        let mut again = now;
+        let failed = match ask(&name, server, &hosts).await {
             Ok(answer) => {
+                known.send_replace(answer.addresses);
+                (hosts, again) = (answer.hosts, answer.until);
+                answer.failed
+            }
+            Err(error) => Some(error),
+        };
+        match failed {
+            None => {
                 if std::mem::take(&mut is_failing) {
                     info!(%name, "DNS tells again which Dopplers there are");
                 }
-                known.send_replace(answer.addresses);
-                answer.until
             }
-            Err(error) => {
+            Some(error) => {
+                again = now;
                 Metrics::discovery_failure();
                 if !std::mem::replace(&mut is_failing, true) {
                     let error = chain(&error);
                     warn!(%name, error, "DNS does not tell which Dopplers there are; going on with those known");
                 }
-                now
             }
-        };
+        }
         Metrics::discovery_failed(&name.to_string(), is_failing);
         sleep_until(again.clamp(now + SOONEST, now + LATEST)).await;
     }
 }
 
-async fn ask(name: &Name, server: Option<SocketAddr>) -> Result<Answer, DnsError> {
+/// `known` are the hosts as they were told last.
+async fn ask(name: &Name, server: Option<SocketAddr>, known: &Hosts) -> Result<Answer, DnsError> {
     match name {
         Name::Host(host, port) => {
-            let (hosts, until) = host_addresses(host, server).await?;
+            let told = within(PATIENCE, host_addresses(host, server));
+            let (hosts, until) = told.await?;
             let addresses = hosts.into_iter();
             Ok(Answer {
                 addresses: addresses.map(|host| dialled(host, *port)).collect(),
                 until,
+                hosts: Hosts::new(),
+                failed: None,
             })
         }
-        Name::Service(service) => service_addresses(service, server).await,
+        Name::Service(service) => {
+            let (records, until) = within(PATIENCE, service_records(service, server)).await?;
+            let hosts: BTreeSet<String> = records.iter().map(|(host, _)| host.clone()).collect();
+            // One that does not answer keeps the others waiting no longer than this.
+            let told = stream::iter(hosts)
+                .map(|host| async move {
+                    let told = within(HOST_PATIENCE, host_address(&host, server)).await;
+                    (host, told)
+                })
+                .buffer_unordered(HOSTS_AT_A_TIME)
+                .take_until(tokio::time::sleep(PATIENCE));
+            together(&records, until, told.collect().await, known)
+        }
     }
 }
 
-async fn service_addresses(service: &str, server: Option<SocketAddr>) -> Result<Answer, DnsError> {
+async fn within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, DnsError>>,
+) -> Result<T, DnsError> {
+    let answer = timeout(patience, answer).await;
+    answer.unwrap_or(Err(DnsError::Late(patience)))
+}
+
+/// The hosts and ports of its SRV records.
+async fn service_records(
+    service: &str,
+    server: Option<SocketAddr>,
+) -> Result<(Vec<(String, u16)>, Instant), DnsError> {
     let resolver = resolver(server, LookupIpStrategy::Ipv4Only)?;
     let lookup = resolver.lookup(service, RecordType::SRV).await;
     let lookup = lookup.map_err(DnsError::Answer)?;
-    let mut until = Instant::from_std(lookup.valid_until());
-    let mut addresses = Addresses::new();
-    for record in lookup.answers() {
-        let RData::SRV(srv) = &record.data else {
-            continue;
-        };
-        // One that is gone must not hide those that are there.
-        let Ok((hosts, good)) = host_addresses(&srv.target.to_string(), server).await else {
-            continue;
-        };
-        until = until.min(good);
-        // A host is one Doppler, however many addresses it has.
-        addresses.extend(hosts.into_iter().next().map(|host| dialled(host, srv.port)));
+    let until = Instant::from_std(lookup.valid_until());
+    let record = |data: &RData| match data {
+        RData::SRV(srv) => Some((srv.target.to_string(), srv.port)),
+        _ => None,
+    };
+    let records = lookup.answers().iter();
+    let records = records.filter_map(|it| record(&it.data)).collect();
+    Ok((records, until))
+}
+
+/// The address of a host and until when that is good; none if DNS knows that it has none.
+async fn host_address(host: &str, server: Option<SocketAddr>) -> Result<Told, DnsError> {
+    match host_addresses(host, server).await {
+        Ok((addresses, until)) => Ok(addresses.first().map(|first| (*first, until))),
+        Err(DnsError::Answer(none)) if none.is_no_records_found() => Ok(None),
+        Err(error) => Err(error),
     }
-    match addresses.is_empty() {
-        true => Err(DnsError::NoHost),
-        false => Ok(Answer { addresses, until }),
+}
+
+type Told = Option<(IpAddr, Instant)>;
+
+/// What the records of a service and what was told of their hosts amount to. One that is gone must
+/// not hide those that are there; one of which nothing was told is where it was `known` to be.
+fn together(
+    records: &[(String, u16)],
+    until: Instant,
+    mut told: HashMap<String, Result<Told, DnsError>>,
+    known: &Hosts,
+) -> Result<Answer, DnsError> {
+    let mut answer = Answer {
+        addresses: Addresses::new(),
+        until,
+        hosts: Hosts::new(),
+        failed: None,
+    };
+    let mut count = 0;
+    // A host may be there with several ports.
+    let hosts: BTreeSet<&String> = records.iter().map(|(host, _)| host).collect();
+    for host in hosts {
+        match told.remove(host).unwrap_or(Err(DnsError::Late(PATIENCE))) {
+            Ok(Some((address, good))) => {
+                answer.until = answer.until.min(good);
+                answer.hosts.insert(host.clone(), address);
+            }
+            Ok(None) => {}
+            Err(source) => {
+                let known = known.get_key_value(host);
+                answer
+                    .hosts
+                    .extend(known.map(|(host, at)| (host.clone(), *at)));
+                count += 1;
+                answer.failed = Some(DnsError::Hosts {
+                    count,
+                    host: host.clone(),
+                    source: Box::new(source),
+                });
+            }
+        }
     }
+    let addresses = records.iter().filter_map(|(host, port)| {
+        let at = answer.hosts.get(host)?;
+        Some(dialled(*at, *port))
+    });
+    answer.addresses = addresses.collect();
+    if answer.addresses.is_empty() {
+        return Err(answer.failed.unwrap_or(DnsError::NoHost));
+    }
+    Ok(answer)
 }
 
 /// Its IPv4 addresses; its IPv6 addresses if it has no others. With both, a Doppler would be two
@@ -338,6 +443,51 @@ mod tests {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(wrong), "{text:?}: {error}");
         }
+    }
+
+    /// What is told of hosts `a` to `c` of a service, by the last byte of their addresses.
+    fn answer(told: [Result<Option<u8>, DnsError>; 3], known: &Hosts) -> Result<Answer, DnsError> {
+        let hosts = ["a", "b", "c"].map(str::to_owned);
+        let until = Instant::now() + LATEST;
+        let records: Vec<(String, u16)> = hosts.clone().map(|host| (host, 8082)).into();
+        let told = told.map(|told| told.map(|at| at.map(|at| ([10, 0, 0, at].into(), until))));
+        let told = hosts.into_iter().zip(told).collect();
+        together(&records, until, told, known)
+    }
+
+    fn late<T>() -> Result<T, DnsError> {
+        Err(DnsError::Late(HOST_PATIENCE))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_of_which_nothing_is_told_is_where_it_was_and_one_that_is_gone_is_not() {
+        let at = |answer: &Answer| -> Vec<String> {
+            let addresses = answer.addresses.iter();
+            addresses.map(|it| it.to_string()).collect()
+        };
+        let nothing = answer([late(), late(), Ok(None)], &Hosts::new());
+        let error = chain(&nothing.err().unwrap());
+        assert!(error.contains("2 of its hosts are, such as b"), "{error}");
+        assert!(matches!(
+            answer([Ok(None), Ok(None), Ok(None)], &Hosts::new()),
+            Err(DnsError::NoHost)
+        ));
+
+        let first = answer([Ok(Some(1)), Ok(Some(2)), late()], &Hosts::new()).unwrap();
+        assert_eq!(at(&first), ["10.0.0.1:8082", "10.0.0.2:8082"]);
+        assert!(first.failed.is_some());
+
+        // One has moved, of one nothing is told, and one is there at last.
+        let second = answer([Ok(Some(9)), late(), Ok(Some(3))], &first.hosts).unwrap();
+        let expected = ["10.0.0.2:8082", "10.0.0.3:8082", "10.0.0.9:8082"];
+        assert_eq!(at(&second), expected);
+
+        let third = answer([late(), Ok(None), Ok(Some(3))], &second.hosts).unwrap();
+        assert_eq!(at(&third), ["10.0.0.3:8082", "10.0.0.9:8082"]);
+        let fourth = answer([Ok(Some(9)), Ok(Some(2)), Ok(Some(3))], &third.hosts).unwrap();
+        assert_eq!(at(&fourth), expected);
+        assert!(fourth.failed.is_none());
+        assert_eq!(fourth.until, Instant::now() + LATEST);
     }
 
     #[test]
