@@ -19,14 +19,16 @@ mod tail;
 pub use leaving::Leaving;
 pub use origin::{Origin, Origins};
 pub use security_log::{Ends, SecurityLog, SecurityLogError};
-pub use slow::{Lines, Rules};
+pub use slow::Rules;
 
 use self::answer::{bad_request, empty, last, moved, no_handshake, plain, refused, text};
 use self::credential::Credential;
 use self::origin::Page;
+use self::slow::Slow;
 use crate::access::{Access, Held};
 use crate::dopplers::Dopplers;
 use crate::metrics::Metrics;
+use crate::own_metrics::SlowConsumer;
 use crate::streams::{Seat, Streams};
 use crate::topics::{Leave, Topics};
 use bytes::Bytes;
@@ -37,7 +39,7 @@ use hyper::body::Incoming;
 use proto::request::{self, BadRequest, Request as Asked};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tracing::debug;
+use tracing::{debug, warn};
 use transport::listener::Stream;
 use transport::shutdown::Shutdown;
 use transport::websocket::upgrade::{self, Handshake};
@@ -290,6 +292,23 @@ struct Client {
     path: String,
     /// Every `X-Forwarded-For` of its request as they stand there: to be read, not believed.
     forwarded_for: String,
+}
+
+impl Client {
+    /// It was closed for being slow, which cost it so many envelopes: says so in the log, if there
+    /// is room, and to the agent.
+    fn was_slow(&self, slow: Slow, lost: u64, metrics: &Metrics) {
+        if let Some(unsaid) = metrics.line_for_a_slow_consumer() {
+            let (peer, path) = (&*self.peer, &*self.path);
+            warn!(peer, path, lost, unsaid, "{}", slow.words());
+        }
+        metrics.slow_consumer(SlowConsumer {
+            remote: self.peer.clone(),
+            forwarded_for: self.forwarded_for.clone(),
+            path: self.path.clone(),
+            lost,
+        });
+    }
 }
 
 fn shown(uri: &Uri) -> String {

@@ -1,7 +1,6 @@
 //! Every number a Traffic Controller counts, by its Prometheus name. Sums of accounts are read
 //! from the accounts themselves, so that they cannot disagree with them.
 
-use crate::front::Lines;
 use crate::own_metrics::{EVENTS, SlowConsumer};
 use crate::page::Ledger;
 use metrics::{
@@ -14,12 +13,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use transport::ledger::{Account, Reason};
 use transport::losses::Losses;
+use transport::ration::Ration;
 use transport::websocket::Ended;
 
 /// Counters and gauges of one Traffic Controller.
 pub struct Metrics {
     slow_consumers: AtomicU64,
-    slow_lines: Mutex<Lines>,
+    began: Instant,
+    slow_lines: Mutex<Ration>,
     slow_consumers_shown: Counter,
     /// Where an agent is told of each; nobody may be there.
     slow: mpsc::Sender<SlowConsumer>,
@@ -35,6 +36,10 @@ pub struct Metrics {
     imbalance: Gauge,
     losses: Losses,
 }
+
+/// Slow clients that have a line in the log: ten a second. An outage of a network is thousands of
+/// them.
+const SLOW_LINES: u32 = 10;
 
 /// What clients read.
 const ENDPOINTS: [&str; 2] = ["firehose", "stream"];
@@ -136,7 +141,8 @@ impl Metrics {
         let (slow, to_tell) = mpsc::channel(EVENTS);
         Metrics {
             slow_consumers: AtomicU64::new(0),
-            slow_lines: Mutex::default(),
+            began: Instant::now(),
+            slow_lines: Mutex::new(Ration::new(SLOW_LINES)),
             slow_consumers_shown: counter!("traffic_controller_slow_consumers_total"),
             slow,
             to_tell: Mutex::new(Some(to_tell)),
@@ -182,7 +188,7 @@ impl Metrics {
             .slow_lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        lines.next(Instant::now())
+        lines.line(self.began.elapsed())
     }
 
     /// How many of them there were.

@@ -5,14 +5,13 @@ use super::slow::{Slow, Watch};
 use super::{Client, Front};
 use crate::dopplers::firehose_link::{FirehoseLinks, Run};
 use crate::metrics::Metrics;
-use crate::own_metrics::SlowConsumer;
 use crate::streams::Passage;
 use proto::request::Filter;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 use transport::frame;
 use transport::listener::Stream;
 use transport::websocket::Socket;
@@ -75,16 +74,7 @@ pub(super) async fn run(
     passage.received(late);
     passage.cut_off(0, late, end.reason());
     if let End::Slow(slow) = end {
-        let lost = passage.lost();
-        if let Some(unsaid) = front.metrics.line_for_a_slow_consumer() {
-            warn!(peer, subscription, lost, unsaid, "{}", slow.words());
-        }
-        front.metrics.slow_consumer(SlowConsumer {
-            remote: client.peer.clone(),
-            forwarded_for: client.forwarded_for.clone(),
-            path: client.path.clone(),
-            lost,
-        });
+        client.was_slow(slow, passage.lost(), &front.metrics);
     }
 }
 

@@ -84,33 +84,6 @@ impl Slow {
     }
 }
 
-/// Which slow clients have a line in the log: ten a second, and the next one says how many had
-/// none. An outage of a network is thousands of them.
-#[derive(Debug, Default)]
-pub struct Lines {
-    second: Option<Instant>,
-    said: u32,
-    unsaid: u64,
-}
-
-/// Lines a second.
-const LINES: u32 = 10;
-
-impl Lines {
-    /// Whether there is a line for one more, and how many had none since the last.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<u64> {
-        if self.second.is_none_or(|second| now >= second + LOOK) {
-            (self.second, self.said) = (Some(now), 0);
-        }
-        if self.said == LINES {
-            self.unsaid += 1;
-            return None;
-        }
-        self.said += 1;
-        Some(std::mem::take(&mut self.unsaid))
-    }
-}
-
 /// Looks at one client every second while its socket takes no more.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -224,16 +197,6 @@ mod tests {
         behind: 1 << 20,
         per_mille: 501,
     };
-
-    #[tokio::test(start_paused = true)]
-    async fn of_many_slow_clients_ten_a_second_have_a_line_and_the_others_are_counted() {
-        let mut lines = Lines::default();
-        let now = Instant::now();
-        let said = (0..1_000).filter(|_| lines.next(now) == Some(0));
-        assert_eq!(said.count(), 10);
-        assert_eq!(lines.next(now + LOOK), Some(990));
-        assert_eq!(lines.next(now + LOOK), Some(0));
-    }
 
     /// Looks at each second at a client that takes nothing from second 0 on; returns when it is
     /// too slow, and why.

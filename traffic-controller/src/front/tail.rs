@@ -5,13 +5,12 @@ use super::slow::Watch;
 use super::{Client, Front};
 use crate::dopplers::Lag;
 use crate::metrics::Metrics;
-use crate::own_metrics::SlowConsumer;
 use crate::recent::newest_logs;
 use crate::topics::{Leave, Tail};
 use bytes::Bytes;
 use futures::FutureExt;
 use std::pin::{Pin, pin};
-use tracing::{debug, warn};
+use tracing::debug;
 use transport::clock::unix_ns;
 use transport::frame::framed;
 use transport::listener::Stream;
@@ -74,15 +73,7 @@ pub(super) async fn run(
     let taken = writing.taken;
     let lost = tail.end(taken, end.reason()).dropped.total();
     if let End::Slow(slow) = end {
-        if let Some(unsaid) = front.metrics.line_for_a_slow_consumer() {
-            warn!(peer, app, lost, unsaid, "{}", slow.words());
-        }
-        front.metrics.slow_consumer(SlowConsumer {
-            remote: client.peer.clone(),
-            forwarded_for: client.forwarded_for.clone(),
-            path: client.path.clone(),
-            lost,
-        });
+        client.was_slow(slow, lost, &front.metrics);
     }
     close(&end, front, socket, peer).await
 }
