@@ -13,7 +13,7 @@ use app_store::AppStore;
 use batch::{Batch, Spare};
 use proto::scan::Facts;
 use proto::transcode::View;
-use recent::{Form, Kind, Recents};
+use recent::{Form, Kind, Recents, ToKeep};
 use std::sync::Arc;
 use transport::ledger::{Account, Dropped, Reason};
 use transport::log::{self, Filter, Log, Member};
@@ -169,35 +169,35 @@ impl Interest<'_> {
         self.firehose || self.tailed.wants(envelope)
     }
 
-    /// Keeps a v2 envelope, if it is one of those that are kept. It must be [`publish`]ed, if
-    /// somebody wants it, before this ends.
+    /// A v2 envelope that is to be [kept], if it is one of those that are. It must be kept, and
+    /// [`publish`]ed if somebody wants it, before this ends.
     ///
+    /// [kept]: Interest::keep
     /// [`publish`]: Interest::publish
-    pub fn keep(&self, view: &View<'_>, envelope: &[u8], now_ns: i64) {
+    pub fn to_keep<'e>(&self, view: &View<'e>, envelope: &'e [u8]) -> Option<ToKeep<'e>> {
         let recents = &self.router.recents;
-        if !recents.keeps() {
-            return;
-        }
-        if let Some(kind) = Kind::of(view.is_log(), view.container()) {
-            recents.keep(view.source_id(), kind, Form::V2, envelope, now_ns);
-        }
+        let kind = Kind::of(view.is_log(), view.container())?;
+        recents.to_keep(view.source_id(), kind, Form::V2, envelope)
     }
 
     /// The same for a v1 envelope.
-    pub fn keep_v1(&self, facts: &Facts<'_>, envelope: &[u8], now_ns: i64) {
+    pub fn to_keep_v1<'e>(&self, facts: &'e Facts<'_>, envelope: &'e [u8]) -> Option<ToKeep<'e>> {
         let recents = &self.router.recents;
-        if !recents.keeps() {
-            return;
-        }
-        if let Some(kind) = Kind::of(facts.log, facts.container) {
-            recents.keep(facts.app.as_bytes(), kind, Form::V1, envelope, now_ns);
-        }
+        let kind = Kind::of(facts.log, facts.container)?;
+        recents.to_keep(facts.app.as_bytes(), kind, Form::V1, envelope)
     }
 
-    /// Offers a batch to every reader and empties it.
-    pub fn publish(&self, batch: &mut Batch) {
+    /// Keeps these, which came at `now_ns`.
+    pub fn keep(&self, envelopes: &[ToKeep<'_>], now_ns: i64) {
+        self.router.recents.keep(envelopes, now_ns);
+    }
+
+    /// Offers a batch to every reader and empties it; returns how many envelopes it was given.
+    pub fn publish(&self, batch: &mut Batch) -> u64 {
+        let given = batch.frames.len() as u64;
         self.router.apps.offer(batch, &self.tailed);
         batch.clear_apps();
         self.router.log.append(&mut batch.frames);
+        given
     }
 }

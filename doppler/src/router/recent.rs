@@ -71,6 +71,16 @@ pub enum Form {
     V2,
 }
 
+/// An envelope that is to be kept: see [`Recents::to_keep`].
+#[derive(Debug, Clone, Copy)]
+pub struct ToKeep<'a> {
+    hash: u64,
+    app: &'a [u8],
+    kind: Kind,
+    form: Form,
+    envelope: &'a [u8],
+}
+
 struct Shard {
     cap: usize,
     bytes: usize,
@@ -146,56 +156,36 @@ impl Recents {
         self.logs > 0
     }
 
-    /// Keeps an envelope of `app` that came at `now_ns`. One of no app is not kept, nor one that
-    /// is longer than an app's share.
-    pub fn keep(&self, app: &[u8], kind: Kind, form: Form, envelope: &[u8], now_ns: i64) {
-        if app.is_empty() || !self.keeps() {
-            return;
-        }
-        let hash = self.hash.hash_one(app);
-        let mut shard = self.shard(hash);
-        let share = shard.cap / 2;
-        if APP + METRIC + app.len() + envelope.len() > share {
-            return;
-        }
-        shard.kept += 1;
-        let kept = shard.kept;
-        let Shard {
-            apps,
-            senders,
-            bytes,
-            ..
-        } = &mut *shard;
-        let is = |named: &Named| *named.name == *app;
-        let entry = apps.entry(hash, is, |named| named.hash).or_insert_with(|| {
-            *bytes += app.len();
-            Named {
-                hash,
-                name: app.into(),
-                app: App::default(),
+    /// An envelope of `app`, to be kept. One of no app is not, nor any where nothing is.
+    pub fn to_keep<'a>(
+        &self,
+        app: &'a [u8],
+        kind: Kind,
+        form: Form,
+        envelope: &'a [u8],
+    ) -> Option<ToKeep<'a>> {
+        (self.keeps() && !app.is_empty()).then(|| ToKeep {
+            hash: self.hash.hash_one(app),
+            app,
+            kind,
+            form,
+            envelope,
+        })
+    }
+
+    /// Keeps envelopes that came at `now_ns`, but for those longer than an app's share.
+    ///
+    /// A shard's are kept together: to let go of a lock is to wait until what was written before
+    /// has reached its memory, and the memory of an app's last logs is seldom near.
+    pub fn keep(&self, envelopes: &[ToKeep<'_>], now_ns: i64) {
+        for (n, shard) in self.shards.iter().enumerate() {
+            let here = |envelope: &&ToKeep<'_>| shard_of(envelope.hash) == n;
+            let mut envelopes = envelopes.iter().filter(here).peekable();
+            if envelopes.peek().is_some() {
+                let mut shard = lock(shard);
+                envelopes.for_each(|envelope| shard.keep(envelope, self.logs, now_ns));
             }
-        });
-        let entry = &mut entry.into_mut().app;
-        let before = match entry.written {
-            0 => 0,
-            _ => entry.cost(),
-        };
-        if entry.sent.0 == 0 && senders.len() < SENDERS {
-            senders.push(hash);
-            entry.sent = (1, envelope.len() as u64);
-        } else if entry.sent.0 > 0 {
-            entry.sent = (entry.sent.0 + 1, entry.sent.1 + envelope.len() as u64);
         }
-        entry.written = kept;
-        entry.written_ns = now_ns;
-        match kind {
-            Kind::Log => entry.keep_log(form, envelope, self.logs, share),
-            Kind::Container(instance) => entry.keep_metric(instance, form, envelope, now_ns),
-        }
-        entry.shed(share);
-        let after = entry.cost();
-        shard.bytes = shard.bytes + after - before;
-        shard.make_room();
     }
 
     /// The newest `logs` logs of `app`, oldest first, and with `metrics` its current container
@@ -277,10 +267,14 @@ impl Recents {
         all
     }
 
-    /// The shard of an app with that hash, of which the table uses the ends.
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[(hash >> 32) as usize % SHARDS])
+        lock(&self.shards[shard_of(hash)])
     }
+}
+
+/// The shard of an app with that hash, of which the table uses the ends.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
 }
 
 /// Whether something of that time is older than `age`. Clocks step back: then it is not.
@@ -293,6 +287,58 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Shard {
+    /// Keeps an envelope, and of its app the newest `logs` logs.
+    fn keep(&mut self, envelope: &ToKeep<'_>, logs: usize, now_ns: i64) {
+        let &ToKeep {
+            hash,
+            app,
+            kind,
+            form,
+            envelope,
+        } = envelope;
+        let share = self.cap / 2;
+        if APP + METRIC + app.len() + envelope.len() > share {
+            return;
+        }
+        self.kept += 1;
+        let Shard {
+            apps,
+            senders,
+            bytes,
+            ..
+        } = self;
+        let is = |named: &Named| *named.name == *app;
+        let entry = apps.entry(hash, is, |named| named.hash).or_insert_with(|| {
+            *bytes += app.len();
+            Named {
+                hash,
+                name: app.into(),
+                app: App::default(),
+            }
+        });
+        let entry = &mut entry.into_mut().app;
+        let before = match entry.written {
+            0 => 0,
+            _ => entry.cost(),
+        };
+        if entry.sent.0 == 0 && senders.len() < SENDERS {
+            senders.push(hash);
+            entry.sent = (1, envelope.len() as u64);
+        } else if entry.sent.0 > 0 {
+            entry.sent = (entry.sent.0 + 1, entry.sent.1 + envelope.len() as u64);
+        }
+        entry.written = self.kept;
+        entry.written_ns = now_ns;
+        match kind {
+            Kind::Log => entry.keep_log(form, envelope, logs, share),
+            Kind::Container(instance) => entry.keep_metric(instance, form, envelope, now_ns),
+        }
+        entry.shed(share);
+        let after = entry.cost();
+        self.bytes = self.bytes + after - before;
+        self.make_room();
+    }
+
     /// Over the cap the fattest apps let half of what they have go, while one has twice an equal
     /// share. Where none has, those that have more than an equal share are forgotten, whoever was
     /// written to longest ago first. Who has less loses nothing.

@@ -407,8 +407,19 @@ fn plain(entry: &[u8]) -> Option<(Text<'_>, Text<'_>)> {
     let (&[0x12, value_len], value) = rest.split_first_chunk()? else {
         return None;
     };
-    let whole = value.len() == usize::from(value_len) && entry.is_ascii();
+    let whole = value.len() == usize::from(value_len) && is_ascii(entry);
     whole.then(|| (Text::at(2, key), Text::at(4 + key.len(), value)))
+}
+
+/// `[u8]::is_ascii` for what is so short that calling it takes longer than looking.
+#[inline]
+fn is_ascii(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words
+        .iter()
+        .fold(0, |all, word| all | u64::from_ne_bytes(*word));
+    let rest = rest.iter().fold(0, |all, byte| all | byte);
+    (words & 0x8080_8080_8080_8080) == 0 && rest < 0x80
 }
 
 /// An entry as it may be.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::router::batch::Batch;
+use crate::router::recent::{Form, Kind};
 use proptest::prelude::*;
 
 fn batch(app: &str, envelopes: u32) -> Batch {
@@ -257,11 +258,9 @@ proptest! {
 fn recents(app: &str, logs: u32) -> Recents {
     let recents = Recents::new(100, 32 << 20, std::time::Duration::from_secs(120));
     for n in 0..logs {
-        let (kind, form) = (
-            super::super::recent::Kind::Log,
-            super::super::recent::Form::V1,
-        );
-        recents.keep(app.as_bytes(), kind, form, &n.to_be_bytes().repeat(25), 0);
+        let envelope = n.to_be_bytes().repeat(25);
+        let envelope = recents.to_keep(app.as_bytes(), Kind::Log, Form::V1, &envelope);
+        recents.keep(envelope.as_slice(), 0);
     }
     recents
 }

@@ -12,7 +12,14 @@ fn recents(logs: usize, bytes: usize) -> Recents {
 
 /// Keeps `envelope` as a v1 log: what is v1 already is not looked at.
 fn keep(recents: &Recents, app: &str, envelope: &[u8]) {
-    recents.keep(app.as_bytes(), Kind::Log, Form::V1, envelope, 0);
+    keep_as(recents, app.as_bytes(), Kind::Log, Form::V1, envelope, 0);
+}
+
+fn keep_as(recents: &Recents, app: &[u8], kind: Kind, form: Form, envelope: &[u8], now_ns: i64) {
+    recents.keep(
+        recents.to_keep(app, kind, form, envelope).as_slice(),
+        now_ns,
+    );
 }
 
 /// What the apps really cost: [`Recents::bytes`] must say so.
@@ -43,7 +50,7 @@ fn the_newest_logs_are_kept_and_come_out_oldest_first_as_v1() {
     let recents = recents(3, 32 << 20);
     for n in 0..5 {
         let envelope = log(&n.to_string());
-        recents.keep(b"app", Kind::Log, Form::V2, &envelope, 0);
+        keep_as(&recents, b"app", Kind::Log, Form::V2, &envelope, 0);
     }
     let texts = |logs| -> Vec<String> {
         let kept = recents.snapshot("app", logs, true, 0);
@@ -63,7 +70,8 @@ fn the_newest_logs_are_kept_and_come_out_oldest_first_as_v1() {
 fn the_newest_container_metric_of_each_instance_is_kept_for_its_time() {
     let recents = recents(100, 32 << 20);
     let keep = |instance, envelope: &[u8], now| {
-        recents.keep(b"a", Kind::Container(instance), Form::V1, envelope, now);
+        let kind = Kind::Container(instance);
+        keep_as(&recents, b"a", kind, Form::V1, envelope, now);
     };
     keep(0, b"old", 0);
     keep(0, b"new", SECOND);
@@ -93,7 +101,7 @@ fn an_app_that_has_been_silent_for_an_hour_is_forgotten() {
 fn with_no_logs_to_keep_nothing_is_kept() {
     let recents = recents(0, 32 << 20);
     keep(&recents, "app", b"log");
-    recents.keep(b"app", Kind::Container(0), Form::V1, b"metric", 0);
+    keep_as(&recents, b"app", Kind::Container(0), Form::V1, b"metric", 0);
     assert!(!recents.keeps());
     assert_eq!(recents.bytes(), 0);
 }
@@ -276,7 +284,7 @@ proptest! {
                     Kind::Log
                 }
             };
-            recents.keep(name.as_bytes(), kind, Form::V1, &envelope, n as i64);
+            keep_as(&recents, name.as_bytes(), kind, Form::V1, &envelope, n as i64);
             prop_assert!(recents.bytes() <= 1 << 20);
             prop_assert_eq!(recents.bytes(), counted(&recents));
         }
