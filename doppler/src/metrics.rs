@@ -1,23 +1,28 @@
 //! Every number a Doppler counts, by its Prometheus name.
 //!
-//! Incremented once per message, never per envelope. What a subscription was sent and lost is
-//! not counted here but read from the router's accounts, so that it cannot disagree with them.
-//! The history of losses is fed from the same readings.
+//! What the doors count is added up once per message, never per envelope. What a subscription was
+//! sent and lost is not counted here but read from the router's accounts, so that it cannot disagree
+//! with them. Both are shown as they are audited, all of one moment. The history of losses is fed
+//! from the same readings.
 
+use crate::ingress::{self, RefusedByApp};
 use crate::router::{Accounts, EndedAccounts, Router, Subscription};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use transport::ledger::{Account, Dropped, Reason};
-use transport::losses::{EndedSums, Losses, NAME_BYTES, Place, Reading, Whose};
+use transport::ledger::{Account, Reason};
+use transport::losses::{EndedSums, Losses, Place, Reading, Whose};
 use transport::websocket::Ended;
 
 /// Counters and gauges of one Doppler.
 pub struct Metrics {
-    envelopes: Count,
-    conversions: Count,
-    refused: Mutex<AtTheDoor>,
-    dropped: [Counter; Reason::ALL.len()],
+    doors: Mutex<Doors>,
+    envelopes: Counter,
+    accepted: Counter,
+    refused: [Counter; Reason::ALL.len()],
+    conversions: Counter,
+    published: Counter,
+    unread: Counter,
     losses: Losses,
     subscriptions: Gauge,
     recent_bytes: Gauge,
@@ -30,48 +35,13 @@ pub struct Metrics {
 /// Apps whose envelopes were refused between two audits and that keep their names.
 const REFUSED_APPS: usize = 256;
 
-/// Apps of one message whose envelopes were refused and that keep their names.
-const REFUSED_APPS_OF_A_MESSAGE: usize = 16;
-
 /// Apps that send, of each audit: more than are shown.
 const SENDERS: usize = 16;
 
-/// What was lost at the door: all of it, and since the last audit by app.
-struct AtTheDoor {
-    all: Dropped,
-    lost: EndedSums<Box<[u8]>, Dropped>,
-}
-
-/// What of a message was refused.
-pub(crate) struct Refused {
-    all: Dropped,
-    by_app: EndedSums<Box<[u8]>, Dropped>,
-}
-
-impl Default for Refused {
-    fn default() -> Refused {
-        Refused {
-            all: Dropped::default(),
-            by_app: EndedSums::new(REFUSED_APPS_OF_A_MESSAGE),
-        }
-    }
-}
-
-impl Refused {
-    /// An envelope was refused; `app` is empty where nobody can tell. Of its name, which is the
-    /// sender's choice, no more is kept than it takes to see that it is too long.
-    pub(crate) fn add(&mut self, reason: Reason, app: &[u8]) {
-        self.all.add(reason, 1);
-        let mut one = Dropped::default();
-        one.add(reason, 1);
-        match app.is_empty() {
-            true => self.by_app.others += one,
-            false => {
-                let name = &app[..app.len().min(NAME_BYTES + 1)];
-                self.by_app.add(name.into(), one);
-            }
-        }
-    }
+/// What came to the doors, and since the last audit what was lost there by app.
+struct Doors {
+    account: ingress::Account,
+    lost: RefusedByApp,
 }
 
 /// A counter that can be read back.
@@ -117,11 +87,23 @@ impl Metrics {
         );
         describe_counter!(
             "doppler_ingress_envelopes_total",
-            "Envelopes taken from agents, as they came"
+            "Envelopes taken from agents, as they came: accepted or dropped"
+        );
+        describe_counter!(
+            "doppler_ingress_accepted_envelopes_total",
+            "Envelopes taken that have a form in dropsonde v1"
         );
         describe_counter!(
             "doppler_ingress_conversions_total",
-            "dropsonde v1 envelopes that the envelopes taken amount to; upstream's `ingress`"
+            "dropsonde v1 envelopes that the envelopes accepted amount to, published or unread; upstream's `ingress`"
+        );
+        describe_counter!(
+            "doppler_ingress_published_conversions_total",
+            "Those of them that were written and given to the router: somebody read, or they came as v1"
+        );
+        describe_counter!(
+            "doppler_ingress_unread_conversions_total",
+            "Those of them that nobody would have read, and that were not written"
         );
         describe_counter!(
             "doppler_ingress_dropped_envelopes_total",
@@ -172,14 +154,17 @@ impl Metrics {
             "Envelopes by which some account does not add up; anything but 0 is a bug"
         );
         Metrics {
-            envelopes: Count::new(counter!("doppler_ingress_envelopes_total")),
-            conversions: Count::new(counter!("doppler_ingress_conversions_total")),
-            refused: Mutex::new(AtTheDoor {
-                all: Dropped::default(),
+            doors: Mutex::new(Doors {
+                account: ingress::Account::default(),
                 lost: EndedSums::new(REFUSED_APPS),
             }),
-            dropped: Reason::ALL
+            envelopes: counter!("doppler_ingress_envelopes_total"),
+            accepted: counter!("doppler_ingress_accepted_envelopes_total"),
+            refused: Reason::ALL
                 .map(|reason| counter!("doppler_ingress_dropped_envelopes_total", "reason" => reason.name())),
+            conversions: counter!("doppler_ingress_conversions_total"),
+            published: counter!("doppler_ingress_published_conversions_total"),
+            unread: counter!("doppler_ingress_unread_conversions_total"),
             losses: Losses::new("doppler"),
             subscriptions: gauge!("doppler_subscriptions"),
             recent_bytes: gauge!("doppler_recent_bytes"),
@@ -191,21 +176,17 @@ impl Metrics {
         }
     }
 
-    /// A message was taken: what it held, and what of that was lost at the door.
-    pub(crate) fn received(&self, envelopes: u64, conversions: u64, refused: Refused) {
-        self.envelopes.add(envelopes);
-        self.conversions.add(conversions);
-        if refused.all.total() == 0 {
+    /// A message came: what became of it, and whose envelopes were refused. All of it is counted
+    /// at one moment, so that who reads the sums meanwhile sees them add up.
+    pub(crate) fn came(&self, message: ingress::Account, refused: RefusedByApp) {
+        let mut doors = self.doors();
+        doors.account += message;
+        if message.dropped.total() == 0 {
             return;
         }
-        for (reason, count) in refused.all.iter() {
-            self.dropped[reason as usize].increment(count);
-        }
-        let mut door = self.door();
-        door.all += refused.all;
-        door.lost.others += refused.by_app.others;
-        for (app, dropped) in refused.by_app.named {
-            door.lost.add(app, dropped);
+        doors.lost.others += refused.others;
+        for (app, dropped) in refused.named {
+            doors.lost.add(app, dropped);
         }
     }
 
@@ -254,8 +235,8 @@ impl Metrics {
         counter!("doppler_ingress_refused_messages_total", "reason" => reason).increment(1);
     }
 
-    /// Reads the router's accounts, into the history of losses too; returns their sum. Called
-    /// every second.
+    /// Reads the doors' and the router's accounts, into the history of losses too; returns their
+    /// sums. Called every second.
     pub(crate) fn audit(&self, router: &Router) -> Totals {
         self.losses.audit(|reading| {
             let (accounts, ended) = router.audit();
@@ -274,11 +255,20 @@ impl Metrics {
     }
 
     fn show(&self, accounts: &Accounts, router: &Router) -> Totals {
+        let ingress = self.ingress();
         let mut sum = accounts.gone;
-        let mut imbalance = sum.imbalance().unsigned_abs();
+        let mut imbalance = ingress.imbalance() + sum.imbalance().unsigned_abs();
         for (_, account) in &accounts.open {
             imbalance += account.imbalance().unsigned_abs();
             sum += *account;
+        }
+        self.envelopes.absolute(ingress.taken);
+        self.accepted.absolute(ingress.accepted);
+        self.conversions.absolute(ingress.conversions);
+        self.published.absolute(ingress.published);
+        self.unread.absolute(ingress.unread);
+        for (reason, counter) in Reason::ALL.into_iter().zip(&self.refused) {
+            counter.absolute(ingress.dropped[reason]);
         }
         self.subscriptions.set(accounts.open.len() as f64);
         self.recent_bytes.set(router.recents().bytes() as f64);
@@ -288,9 +278,9 @@ impl Metrics {
         }
         self.imbalance.set(imbalance as f64);
         Totals {
+            ingress,
             subscriptions: accounts.open.len(),
             egress: sum,
-            ..self.ingress()
         }
     }
 
@@ -313,35 +303,28 @@ impl Metrics {
             reading.grew(Whose::app(app), dropped.causes());
         }
         reading.others(Place::App, ended.apps.others.causes());
-        let door = self.door().lost.take();
-        for (app, dropped) in &door.named {
+        let doors = self.doors().lost.take();
+        for (app, dropped) in &doors.named {
             let app = String::from_utf8_lossy(app);
             reading.grew(Whose::ingress(Some(&app)), dropped.causes());
         }
-        reading.others(Place::Ingress, door.others.causes());
+        reading.others(Place::Ingress, doors.others.causes());
     }
 
-    /// What came in so far.
-    pub(crate) fn ingress(&self) -> Totals {
-        Totals {
-            envelopes: self.envelopes.get(),
-            conversions: self.conversions.get(),
-            dropped: self.door().all,
-            subscriptions: 0,
-            egress: Account::default(),
-        }
+    /// What came to the doors so far.
+    pub(crate) fn ingress(&self) -> ingress::Account {
+        self.doors().account
     }
 
-    fn door(&self) -> MutexGuard<'_, AtTheDoor> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn doors(&self) -> MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The sums of one Doppler.
+#[derive(Default)]
 pub(crate) struct Totals {
-    pub(crate) envelopes: u64,
-    pub(crate) conversions: u64,
-    pub(crate) dropped: Dropped,
+    pub(crate) ingress: ingress::Account,
     pub(crate) subscriptions: usize,
     pub(crate) egress: Account,
 }
