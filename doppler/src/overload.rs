@@ -21,10 +21,10 @@ pub(crate) struct Overload {
 impl Overload {
     /// Whether the doors are closed from now on. `lag` is the part of the log, in thousandths,
     /// that the furthest of the readers who would take more has not read; `exhausted` is asked
-    /// only if that matters.
+    /// only where it may matter soon, for it takes a while to know.
     pub(crate) fn closes(&mut self, lag: u32, exhausted: impl FnOnce() -> bool) -> bool {
-        let limit = if self.closed { OPEN_AT } else { CLOSE_AT };
-        self.closed = lag > limit && exhausted();
+        let much = lag > CLOSE_AT || self.closed;
+        self.closed = lag > OPEN_AT && exhausted() && much;
         self.closed
     }
 }

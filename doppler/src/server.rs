@@ -20,11 +20,11 @@ use serde_json::json;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use transport::cause::chain;
 use transport::clock::unix_ns;
@@ -98,9 +98,17 @@ const SEND_BUFFER: usize = 256 << 10;
 /// How often accounts are checked and their sums shown.
 const AUDIT: Duration = Duration::from_secs(1);
 
-/// How often it is asked whether readers keep up: 300 MB/s of envelopes fill a quarter of the log
-/// meanwhile.
-const KEEP_UP: Duration = Duration::from_millis(50);
+/// How often it is asked whether readers keep up: while one does not, and while all do. 300 MB/s of
+/// envelopes fill a quarter of the log in the longer of the two.
+const KEEP_UP: Duration = Duration::from_millis(10);
+const KEEP_UP_AT_EASE: Duration = Duration::from_millis(50);
+
+/// A reader that has taken nothing for so many times that this was asked, a quarter of a second,
+/// stands still: it is not we who keep it waiting. A task that starves has its turn sooner.
+const STANDS_STILL: u32 = 25;
+
+/// Over which time it is looked whether there was a processor to be had.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How often it is said, at most, that they do not.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
@@ -305,7 +313,17 @@ pub async fn run(
         tokio::spawn(audit(router.clone(), metrics.clone())),
         tokio::spawn(forget(router.clone())),
     ];
-    let overload = tokio::spawn(keep_up(router.clone(), gate.clone()));
+    let (keeping_up, over) = mpsc::sync_channel::<()>(0);
+    let keep_up = {
+        let (router, gate) = (router.clone(), gate.clone());
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        move || keep_up(&router, &gate, workers, &over)
+    };
+    let thread = std::thread::Builder::new().name("keep-up".into());
+    thread.spawn(keep_up).map_err(|source| StartError::System {
+        what: "start a thread",
+        source,
+    })?;
     let supervisor = Arc::new(Supervisor::at(config.notify_socket.as_deref()));
     supervisor.watch(config.watchdog());
     ready.set(true);
@@ -317,7 +335,7 @@ pub async fn run(
     supervisor.stopping();
     ready.set(false);
     // What has arrived is taken, whatever the load.
-    overload.abort();
+    drop(keeping_up);
     gate.close(false);
     doors.begin();
     let half = config.drain / 2;
@@ -337,7 +355,9 @@ pub async fn run(
     }
     let totals = metrics.audit(&router);
     info!(
-        envelopes = totals.envelopes,
+        envelopes = totals.ingress.taken,
+        accepted = totals.ingress.accepted,
+        refused = totals.ingress.dropped.total(),
         offered = totals.egress.offered,
         notices = totals.egress.notices,
         sent = totals.egress.sent,
@@ -460,30 +480,40 @@ async fn audit(router: Arc<Router>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Closes the doors while readers lag for want of a processor.
-async fn keep_up(router: Arc<Router>, gate: Arc<Gate>) {
-    let threads = tokio::runtime::Handle::current().metrics().num_workers();
-    let (mut overload, mut processors) = (Overload::default(), None);
+/// Closes the doors while readers lag for want of a processor; leaves them open in the end, which
+/// is when nobody holds the other end of `over`.
+///
+/// On a thread of its own: behind the messages of hundreds of agents a task has its turn when the
+/// log is full.
+fn keep_up(router: &Router, gate: &Gate, workers: usize, over: &mpsc::Receiver<()>) {
+    let mut overload = Overload::default();
+    let (mut processors, mut exhausted) = (None, false);
     let mut closed = false;
     let mut warned: Option<Instant> = None;
-    let mut every = tokio::time::interval(KEEP_UP);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let lag = router.log().lag();
-        let was = std::mem::replace(
-            &mut closed,
-            overload.closes(lag, || {
-                let used = processors.as_mut().and_then(Processors::since);
-                processors = processors.take().or_else(Processors::look);
-                used.is_some_and(|used| used.is_all_there_is(threads))
-            }),
-        );
-        if lag == 0 {
+    let mut next = KEEP_UP_AT_EASE;
+    // Whatever ends this: nobody else would open them.
+    let _open = Opens(gate);
+    while over.recv_timeout(next) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let lag = router.log().lag(STANDS_STILL);
+        let mut looked = false;
+        let closes = overload.closes(lag, || {
+            looked = true;
+            match &mut processors {
+                None => processors = Processors::look(),
+                Some(processors) if processors.age() >= LOOK => {
+                    let used = processors.since();
+                    exhausted = used.is_some_and(|used| used.is_all_there_is(workers));
+                }
+                Some(_) => {}
+            }
+            exhausted
+        });
+        if !looked {
             // What was used long ago says nothing about now.
-            processors = None;
+            (processors, exhausted) = (None, false);
         }
-        if closed == was {
+        next = if lag == 0 { KEEP_UP_AT_EASE } else { KEEP_UP };
+        if std::mem::replace(&mut closed, closes) == closes {
             continue;
         }
         gate.close(closed);
@@ -495,6 +525,16 @@ async fn keep_up(router: Arc<Router>, gate: Arc<Gate>) {
                 "this machine cannot pass on all that agents send: taking less; scale out"
             );
         }
+    }
+}
+
+/// Opens the doors in the end.
+struct Opens<'a>(&'a Gate);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.close(false);
+        Metrics::paused(false);
     }
 }
 
@@ -543,9 +583,10 @@ async fn emit(mut own: OwnMetrics, interval: Duration, router: Arc<Router>, metr
     }
 }
 
-/// The page `/subscriptions`: every account as it stands, and the sums of those that ended.
+/// The page `/subscriptions`: every account as it stands, and the sums of those that ended; and what
+/// came to the doors.
 fn subscriptions_page(router: &Router, metrics: &Metrics) -> String {
-    let accounts = router.accounts();
+    let (accounts, ingress) = (router.accounts(), metrics.ingress());
     let subscriptions = accounts
         .open
         .into_iter()
@@ -570,6 +611,14 @@ fn subscriptions_page(router: &Router, metrics: &Metrics) -> String {
         "subscriptions": subscriptions.collect::<Vec<_>>(),
         "ended": accounts.gone,
         "unconfirmed": metrics.all_unconfirmed(),
+        "ingress": {
+            "taken": ingress.taken,
+            "accepted": ingress.accepted,
+            "dropped": ingress.dropped,
+            "conversions": ingress.conversions,
+            "published": ingress.published,
+            "unread": ingress.unread,
+        },
     })
     .to_string()
 }
