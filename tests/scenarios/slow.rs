@@ -185,13 +185,17 @@ async fn a_tail_that_takes_nothing_and_loses_is_closed_as_its_operator_wishes() 
         let controller = &cluster.controllers[0];
         let canary = controller.tail(0).open().await;
         let slow = controller.tail(0).receive_buffer(SMALL).open().await;
+        let guid = harness::envelopes::guid(0);
+        eventually(SOON, "both tails are readers", async || {
+            controller.page().await.app(&guid).1 == 2
+        })
+        .await;
         cluster.tailed([0], 1).await;
         let mut producer = cluster.dopplers[0]
             .producer(0, Workload::logs(1, 1_000))
             .await;
 
         slow.stall();
-        let guid = harness::envelopes::guid(0);
         let closed = async || controller.page().await.app(&guid).1 == 1;
         send_until(&canary, &mut producer, closed, "the slow one is closed").await;
         slow.resume();
