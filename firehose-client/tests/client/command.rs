@@ -10,7 +10,7 @@ use crate::traffic_controller::{TrafficController, counter, log};
 
 const GUID: &str = "11111111-2222-3333-4444-555555555555";
 
-fn firehose(arguments: &[&str]) -> Command {
+pub(crate) fn firehose(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firehose"));
     command
         .args(arguments)
@@ -23,7 +23,7 @@ fn firehose(arguments: &[&str]) -> Command {
 }
 
 /// Runs it to its end, against a server that does what `serve` does.
-async fn run(arguments: &[&str], serve: impl Future) -> (Option<i32>, String, String) {
+pub(crate) async fn run(arguments: &[&str], serve: impl Future) -> (Option<i32>, String, String) {
     let run = async { firehose(arguments).output().await.unwrap() };
     tokio::select! {
         output = run => told(output),

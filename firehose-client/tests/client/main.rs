@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod authority;
+mod bench;
 mod certificates;
 mod cf_login;
 mod command;

@@ -59,6 +59,7 @@ pub(crate) enum Command {
     Subscribe(Subscribe),
     Emit(Emit),
     Why(Why),
+    Bench(Bench),
     Completions(Completions),
 }
 
@@ -229,6 +230,47 @@ fn within_the_history(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Measure how many envelopes a reader on this machine can read: for whoever plans a nozzle.
+///
+/// Alone it reads from itself, without TLS. With --id it also reads that firehose as a nozzle
+/// does, over the network and TLS, and says how far behind it is, what was lost, and how many
+/// readers the firehose takes.
+#[derive(Args, Debug)]
+#[command(after_help = format!("{SOURCES}\n\n{EXIT_CODES}"))]
+pub(crate) struct Bench {
+    /// Seconds to measure in all.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = some_time)]
+    pub(crate) seconds: Duration,
+
+    /// Also read the firehose under this subscription id; choose one that nobody else uses, or
+    /// you take their envelopes.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+
+    /// Of the firehose, only these envelopes.
+    #[arg(long, value_name = "TYPE", requires = "id")]
+    filter_type: Option<FilterType>,
+
+    /// Envelopes a second to say the number of readers for [default: those of the firehose's
+    /// busiest second].
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) rate: Option<u64>,
+
+    /// One JSON object instead.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("nothing can be measured in no time".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// Print what makes a shell complete these commands.
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
@@ -360,14 +402,27 @@ impl Tail {
     }
 }
 
-impl Subscribe {
-    /// Which envelopes.
-    pub(crate) fn filter(&self) -> Filter {
-        match self.filter_type {
+impl FilterType {
+    fn filter(asked: Option<FilterType>) -> Filter {
+        match asked {
             None => Filter::Everything,
             Some(FilterType::Logs) => Filter::Logs,
             Some(FilterType::Metrics) => Filter::Metrics,
         }
+    }
+}
+
+impl Subscribe {
+    /// Which envelopes.
+    pub(crate) fn filter(&self) -> Filter {
+        FilterType::filter(self.filter_type)
+    }
+}
+
+impl Bench {
+    /// Which envelopes.
+    pub(crate) fn filter(&self) -> Filter {
+        FilterType::filter(self.filter_type)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use transport::shutdown::Signals;
 
 mod args;
+mod bench;
 mod counts;
 mod emit;
 mod exit;
@@ -95,6 +96,7 @@ fn run(cli: Cli, notes: Notes) -> Result<(), Failure> {
                 said = why::why(why, notes) => said,
             }
         }),
+        Command::Bench(bench) => until_signal(move |stop| bench::bench(bench, notes, stop)),
         Command::Completions(completions) => {
             let mut script = Vec::new();
             let mut command = Cli::command();

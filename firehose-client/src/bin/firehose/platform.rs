@@ -5,7 +5,8 @@
 //! Controller is asked for what neither knows.
 
 use firehose_client::{
-    BadSettings, CfCli, CfCliError, Client, CloudController, EnvelopeStream, Login, Token, Trust,
+    BadSettings, CfCli, CfCliError, Client, CloudController, EnvelopeStream, Filter, Login, Token,
+    Trust,
 };
 
 use crate::args::{Server, Subscribe, Tail};
@@ -27,10 +28,19 @@ pub(crate) async fn subscribe(
     subscribe: &Subscribe,
     notes: &Notes,
 ) -> Result<EnvelopeStream, Failure> {
-    let platform = Platform::find(&subscribe.server, notes).await?;
-    Ok(platform
-        .client
-        .firehose(&subscribe.id, subscribe.filter())?)
+    let Subscribe { server, id, .. } = subscribe;
+    firehose(server, id, subscribe.filter(), notes).await
+}
+
+/// The firehose of that subscription id and filter.
+pub(crate) async fn firehose(
+    server: &Server,
+    id: &str,
+    filter: Filter,
+    notes: &Notes,
+) -> Result<EnvelopeStream, Failure> {
+    let platform = Platform::find(server, notes).await?;
+    Ok(platform.client.firehose(id, filter)?)
 }
 
 struct Platform {
