@@ -22,6 +22,7 @@ mod scenario;
 
 use mutants::{ALL, Mutant};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
@@ -191,10 +192,7 @@ fn build(target: &Path, apart: &Path, tree: &Path) -> PathBuf {
         ])
         .arg("--target-dir")
         .arg(apart)
-        .env("CARGO_BUILD_BUILD_DIR", target)
-        // Cargo names what it builds by paths within the workspace, which are the same in both: only
-        // a wrapper, here one that does nothing, keeps what is built of ours apart.
-        .env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/env")
+        .envs(apart_from(target))
         .current_dir(tree)
         .status();
     assert!(
@@ -202,6 +200,17 @@ fn build(target: &Path, apart: &Path, tree: &Path) -> PathBuf {
         "the copy does not build: see above"
     );
     apart.join("debug").join("mutants")
+}
+
+/// What every cargo is told that builds the copy, which each scenario does again and finds done.
+///
+/// Cargo names what it builds by paths within the workspace, which are the same in both: only a
+/// wrapper, here one that does nothing, keeps what is built of ours apart.
+fn apart_from(target: &Path) -> [(&str, &OsStr); 2] {
+    [
+        ("CARGO_BUILD_BUILD_DIR", target.as_os_str()),
+        ("RUSTC_WORKSPACE_WRAPPER", OsStr::new("/usr/bin/env")),
+    ]
 }
 
 /// Plays the scenario without each of them, and once with all; returns how many were not missed.
@@ -236,7 +245,7 @@ fn play(program: &Path, tree: &Path, target: &Path, name: &str) -> Result<String
     let played = Command::new(program)
         .arg(SCENARIO)
         .env(CHOSEN, name)
-        .env("CARGO_BUILD_BUILD_DIR", target)
+        .envs(apart_from(target))
         .current_dir(tree)
         .stderr(Stdio::piped())
         .output()

@@ -31,13 +31,64 @@ const fn mutant(
 
 const LOG: &str = "transport/src/log.rs";
 const GROUP: &str = "transport/src/log/group.rs";
+const DOOR: &str = "doppler/src/ingress/account.rs";
 const STORE: &str = "doppler/src/router/app_store.rs";
 const STREAMS: &str = "traffic-controller/src/streams.rs";
 const HOP: &str = "traffic-controller/src/dopplers/hop.rs";
 const APP_LINK: &str = "traffic-controller/src/dopplers/app_link.rs";
 
 /// All of them.
-pub(crate) const ALL: [Mutant; 27] = [
+pub(crate) const ALL: [Mutant; 44] = [
+    // A message at a Doppler's door.
+    mutant("door-taken", DOOR, "", "account.taken += envelopes;"),
+    mutant("door-accepted", DOOR, "", "self.account.accepted += 1;"),
+    mutant(
+        "door-dropped",
+        DOOR,
+        "",
+        "self.account.dropped.add(reason, 1);",
+    ),
+    mutant(
+        "door-conversions",
+        DOOR,
+        "",
+        "self.account.conversions += u64::from(conversions);",
+    ),
+    mutant(
+        "door-published",
+        DOOR,
+        "",
+        "self.account.published += envelopes;",
+    ),
+    mutant(
+        "door-unread",
+        DOOR,
+        "",
+        "self.account.unread += u64::from(envelopes);",
+    ),
+    // All messages there. That a message is added at all cannot be missed by equations that have
+    // it in every term or in none: a `Tally` adds itself when it is dropped.
+    mutant("doors-taken", DOOR, "", "self.taken += other.taken;"),
+    mutant(
+        "doors-accepted",
+        DOOR,
+        "",
+        "self.accepted += other.accepted;",
+    ),
+    mutant("doors-dropped", DOOR, "", "self.dropped += other.dropped;"),
+    mutant(
+        "doors-conversions",
+        DOOR,
+        "",
+        "self.conversions += other.conversions;",
+    ),
+    mutant(
+        "doors-published",
+        DOOR,
+        "",
+        "self.published += other.published;",
+    ),
+    mutant("doors-unread", DOOR, "", "self.unread += other.unread;"),
     // A firehose group at a Doppler, and a tail at a Traffic Controller.
     mutant(
         "log-offered",
@@ -61,6 +112,21 @@ pub(crate) const ALL: [Mutant; 27] = [
     ),
     mutant("log-overflow", LOG, "", "group.lost(overflow, lost);"),
     mutant("log-no-member", LOG, "", "group.dropped(reason, unread);"),
+    mutant("log-drain", LOG, "", "group.lost(Reason::Drain, weight);"),
+    // A tail that begins with what is kept and with what came while that was asked for.
+    mutant(
+        "tail-began",
+        GROUP,
+        "",
+        "self.offered(first.weight_from(0));",
+    ),
+    mutant("tail-began-short", GROUP, "", "self.offered += frames;"),
+    mutant(
+        "tail-began-dropped",
+        GROUP,
+        "",
+        "self.dropped(reason, frames);",
+    ),
     // An app's queue at a Doppler.
     mutant("app-offered", STORE, "", "queue.offered += 1;"),
     mutant("app-notice", STORE, "", "self.notices += 1;"),
@@ -96,6 +162,7 @@ pub(crate) const ALL: [Mutant; 27] = [
         "",
         "self.dropped.add(reason, envelopes);",
     ),
+    mutant("app-drain", STORE, "", "queue.lost(Reason::Drain, 1);"),
     // A firehose client at a Traffic Controller.
     mutant(
         "client-received",
