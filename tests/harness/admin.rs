@@ -18,6 +18,9 @@ pub struct Page {
     /// What a Doppler sent on firehose links that broke and nobody confirmed.
     #[serde(default)]
     pub unconfirmed: u64,
+    /// What came to a Doppler's doors.
+    #[serde(default)]
+    pub ingress: Ingress,
 }
 
 /// The sums of what is over: one at a Doppler, one for each endpoint at a Traffic Controller.
@@ -94,6 +97,31 @@ pub struct Account {
     pub dropped: BTreeMap<String, u64>,
     /// What waits.
     pub queued: u64,
+}
+
+/// `taken = accepted + dropped` and `conversions = published + unread`.
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+pub struct Ingress {
+    /// Envelopes as they came.
+    pub taken: u64,
+    /// Those that have a form in v1.
+    pub accepted: u64,
+    /// Those that were lost at the door, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// What the accepted ones are in v1.
+    pub conversions: u64,
+    /// What the router was given.
+    pub published: u64,
+    /// What nobody would have read.
+    pub unread: u64,
+}
+
+impl Ingress {
+    /// Whether both equations hold.
+    pub fn adds_up(&self) -> bool {
+        self.taken == self.accepted + self.dropped.values().sum::<u64>()
+            && self.conversions == self.published + self.unread
+    }
 }
 
 impl Account {
@@ -205,7 +233,9 @@ impl Page {
         let open = self.subscriptions.iter();
         let open = open.filter(|open| open.account.imbalance() != 0);
         let ended = (self.ended().imbalance() != 0).then(|| format!("{:?}", self.ended));
-        open.map(|open| format!("{open:?}")).chain(ended).collect()
+        let ingress = (!self.ingress.adds_up()).then(|| format!("{:?}", self.ingress));
+        let unbalanced = open.map(|open| format!("{open:?}")).chain(ended);
+        unbalanced.chain(ingress).collect()
     }
 
     /// Panics unless every account adds up.

@@ -33,12 +33,16 @@ pub fn built() -> &'static Path {
 fn build() -> PathBuf {
     let us = std::env::current_exe().expect("a process knows its file");
     let mut directory = us.parent().expect("a file lies in a directory");
-    // Tests lie in `deps`, programs beside it.
-    let in_a_test = directory.ends_with("deps");
-    if in_a_test {
+    // Tests lie in `deps`, examples in `examples`, programs beside them.
+    let kind = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("deps") => Some("--tests"),
+        Some("examples") => Some("--examples"),
+        _ => None,
+    };
+    if kind.is_some() {
         directory = directory
             .parent()
-            .expect("deps lies in the profile's directory");
+            .expect("it lies in the profile's directory");
     }
     let (target, name) = (directory.parent(), directory.file_name());
     let (Some(target), Some(name)) = (target, name.and_then(|name| name.to_str())) else {
@@ -49,7 +53,7 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(&cargo)
         .args(["build", "--quiet", "--workspace", "--bins"])
-        .args(in_a_test.then_some("--tests"))
+        .args(kind)
         .args(["--profile", profile])
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))

@@ -150,14 +150,15 @@ impl Process {
             .for_each(|listener| listener.thread().unpark());
     }
 
-    /// The address behind `prefix` ("ws bound to: "), once the process has said it.
+    /// The address behind `prefix` ("ws bound to: "), once the process has said it. Go's programs
+    /// say the time before it.
     pub async fn bound(&mut self, prefix: &str) -> SocketAddr {
         let mut address = None;
         let told = within(START, || {
             address = self
                 .log()
                 .iter()
-                .find_map(|line| line.strip_prefix(prefix)?.parse().ok());
+                .find_map(|line| line.split_once(prefix)?.1.parse().ok());
             let over = address.is_some() || self.exited().is_some();
             async move { over }
         });

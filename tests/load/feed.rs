@@ -5,6 +5,7 @@ use prost::Message;
 use prost::encoding;
 use proto::v2::{Counter, Envelope, Gauge, GaugeValue, Log, Timer, envelope};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The most envelopes in a batch: what today's agents put into one when they are busy.
 pub(crate) const MAX_BATCH: usize = 100;
@@ -13,6 +14,12 @@ pub(crate) const MAX_BATCH: usize = 100;
 /// processor's nearest caches before it comes again.
 const ROUND: usize = 4_000;
 
+/// How many bytes it goes round at most, if its envelopes are large.
+const ROUND_BYTES: usize = 64 << 20;
+
+/// How many different rounds there are: of more connections some send the same.
+const ROUNDS: usize = 8;
+
 /// The tag `origin` of every envelope. It becomes the first field of its v1 form, where
 /// readers know it by.
 pub(crate) const ORIGIN: &str = "rep";
@@ -20,6 +27,8 @@ pub(crate) const ORIGIN: &str = "rep";
 /// How many tags an envelope has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Tags {
+    /// The origin alone, by which readers know ours.
+    None,
     /// The four that every agent adds, and the origin.
     Min,
     /// What a Cloud Foundry app's envelope carries: 18 of them.
@@ -46,7 +55,7 @@ pub(crate) struct Shape {
     pub(crate) apps: usize,
     /// Envelopes in a batch.
     pub(crate) batch: usize,
-    /// Connections, each with envelopes of its own.
+    /// Connections, each on its own way round.
     pub(crate) connections: usize,
 }
 
@@ -61,12 +70,19 @@ enum Kind {
 impl Shape {
     /// How many differently numbered batches a connection goes round.
     fn batches(&self) -> usize {
-        ROUND.max(self.apps).div_ceil(self.batch)
+        // Tags and names take some hundred bytes more; to the batch this need not be exact.
+        let fit = ROUND_BYTES / (self.payload + 500);
+        ROUND.min(fit).max(self.apps).div_ceil(self.batch)
     }
 
-    /// What a connection sends, round and round.
-    pub(crate) fn round(&self, connection: usize) -> Vec<Template> {
-        let first = connection * self.batches();
+    /// What connections send, round and round: the first the first of these, and so on in turns.
+    pub(crate) fn rounds(&self) -> Vec<Arc<Vec<Template>>> {
+        let rounds = 0..self.connections.min(ROUNDS);
+        rounds.map(|n| Arc::new(self.round(n))).collect()
+    }
+
+    fn round(&self, n: usize) -> Vec<Template> {
+        let first = n * self.batches();
         let batches = first..first + self.batches();
         batches.map(|n| Template::new(self, n)).collect()
     }
@@ -80,7 +96,7 @@ impl Shape {
             for batch in 0..round {
                 let begun = u64::from((batch as u64) < sent % round as u64);
                 let times = sent / round as u64 + begun;
-                let first = (connection * round + batch) * self.batch;
+                let first = (connection % ROUNDS * round + batch) * self.batch;
                 for n in first..first + self.batch {
                     // Of the others, v1 does not say which app they belong to.
                     if matches!(self.kind(n), Kind::Log | Kind::Timer) {
@@ -101,8 +117,7 @@ impl Shape {
     }
 
     /// Bytes of an envelope as sent, on average.
-    pub(crate) fn envelope_bytes(&self) -> usize {
-        let round = self.round(0);
+    pub(crate) fn envelope_bytes(&self, round: &[Template]) -> usize {
         let bytes: usize = round.iter().map(|template| template.bytes.len()).sum();
         bytes / (round.len() * self.batch)
     }
@@ -126,6 +141,9 @@ pub(crate) struct Template {
 /// A timestamp whose varint has the nine bytes that every one from 2004 to 2262 has.
 const STAMP: i64 = i64::MAX / 2;
 const STAMP_BYTES: usize = 9;
+
+/// A flag and a length.
+const GRPC_PREFIX: usize = 5;
 
 /// The id of the `n`th app.
 pub(crate) fn app(n: usize) -> String {
@@ -153,6 +171,11 @@ impl Template {
             "every envelope has one timestamp"
         );
         Template { bytes, stamps }
+    }
+
+    /// The `EnvelopeBatch` alone.
+    pub(crate) fn batch(&self) -> &[u8] {
+        &self.bytes[GRPC_PREFIX..]
     }
 
     /// The batch as a gRPC message, every envelope stamped with that time.
@@ -228,7 +251,6 @@ fn tags(tags: Tags, app: &str, kind: Kind) -> Vec<(String, String)> {
         ("job", "diego-cell"),
         ("index", "7b1c2a"),
         ("ip", "10.0.16.34"),
-        ("origin", ORIGIN),
     ];
     let full = [
         ("source_type", "APP/PROC/WEB"),
@@ -253,7 +275,10 @@ fn tags(tags: Tags, app: &str, kind: Kind) -> Vec<(String, String)> {
         ("status_code", "200"),
         ("content_length", "1234"),
     ];
-    let mut all = Vec::from(min);
+    let mut all = vec![("origin", ORIGIN)];
+    if tags != Tags::None {
+        all.extend(min);
+    }
     if tags == Tags::Full {
         all.extend(full);
     }
