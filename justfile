@@ -7,3 +7,8 @@ soak minutes="60" report="docs/soak.md":
 # Every fault with three seeds, and the page they make.
 faults:
     cargo faults --write docs/faults.md
+
+# Every row and every curve, beside Go's `router` and `trafficcontroller` in a directory: two hours.
+performance go:
+    cargo load table --go {{go}} --write docs/performance.md
+    cargo load curves --go {{go}} --runs 3 --write docs/scaling.md
