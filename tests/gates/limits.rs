@@ -2,10 +2,12 @@
 //!
 //! Instructions are those of the profile `dev` on x86-64, in which our own crates are hardly
 //! optimised: they say what has grown, not what a release costs. They are counted, not timed, and
-//! come out the same within half a percent, so that a tenth of head room is enough. A new compiler may
-//! move them, and then all of them at once.
+//! come out the same within half a percent, so that a tenth of head room is enough. A new compiler, C
+//! library or valgrind, or a processor with other instructions for copying, may move them, and then
+//! all of them at once: which valgrind it was is printed first.
 //!
-//! Allocations are exact, but for a report now and then on the way to the client. System calls
+//! Allocations are exact, but for a report every 100 ms on the way to the client, and valgrind is
+//! slow: half as much again of head room there. System calls
 //! depend on what comes together, and so a little on how busy the machine is: a third of head room.
 
 use std::fmt;
@@ -76,7 +78,7 @@ pub(crate) const LIMITS: &[Limit] = &[
     limit("door to claim", Instructions, 7_874.0, 8_700.0),
     limit("door to claim", Allocations, 0.04, 0.05),
     limit("door to client", Instructions, 9_955.0, 11_000.0),
-    limit("door to client", Allocations, 0.076, 0.1),
+    limit("door to client", Allocations, 0.076, 0.115),
     limit("doppler", Reads, 11_900.0, 16_000.0),
     limit("doppler", Writes, 15_830.0, 20_000.0),
     limit("traffic-controller", Reads, 10_860.0, 16_000.0),

@@ -35,7 +35,11 @@ pub(crate) fn count() -> Vec<Counted> {
 }
 
 async fn carry() -> Vec<Counted> {
+    // How many threads there are decides how often one finds nothing to read.
     let cluster = Cluster::builder().dopplers(1).controllers(1).mtls();
+    let cluster = cluster
+        .doppler_flag("--worker-threads", 2)
+        .controller_flag("--worker-threads", 2);
     let cluster = cluster.start().await;
     let firehose = cluster.controllers[0].firehose("gates").open().await;
     cluster.subscribed("gates", 1).await;
