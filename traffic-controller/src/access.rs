@@ -185,7 +185,8 @@ impl CloudFoundry {
                 () = tokio::time::sleep(wait) => {}
                 () = reached(end) => return "the token has expired",
             }
-            match self.ask(held.credential.reveal(), asked).await {
+            // Boxed: to ask takes 4 KiB, and a stream spends its life waiting.
+            match Box::pin(self.ask(held.credential.reveal(), asked)).await {
                 Ok(left) => end = left.and_then(|left| Instant::now().checked_add(left)),
                 Err(refusal) if refusal.is_about_the_token() => {
                     return "the token is no longer good for this stream";

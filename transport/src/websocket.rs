@@ -518,7 +518,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Reads until the stream ends.
     async fn read_out(&mut self) -> io::Result<()> {
-        let mut nowhere = [0; 1024];
+        // Not in the future, which whoever might close carries with it.
+        let mut nowhere = vec![0; 1024];
         while self.stream.read(&mut nowhere).await? > 0 {}
         Ok(())
     }
