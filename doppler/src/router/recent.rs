@@ -351,8 +351,10 @@ impl Shard {
         let goal = self.cap - self.cap / 16;
         let mut left = self.apps.len();
         let mut apps: Vec<&mut Named> = self.apps.iter_mut().collect();
+        // Only those that may be halved: there are few, or none where all have the same.
         let costs = apps.iter().map(|named| named.cost()).enumerate();
-        let mut fattest: BinaryHeap<(usize, usize)> = costs.map(|(n, cost)| (cost, n)).collect();
+        let fat = costs.filter(|(_, cost)| *cost >= 2 * (goal / left));
+        let mut fattest: BinaryHeap<(usize, usize)> = fat.map(|(n, cost)| (cost, n)).collect();
         while self.bytes > goal
             && let Some((cost, n)) = fattest.pop()
             && cost >= 2 * (goal / left)
@@ -365,13 +367,19 @@ impl Shard {
             }
         }
         if self.bytes > goal {
-            apps.sort_unstable_by_key(|named| named.app.written);
-            for named in apps {
-                let cost = named.cost();
-                if self.bytes > goal && cost > goal / left {
+            // A heap, since a few of many go: they need not all be in order.
+            let order = apps.iter().enumerate();
+            let mut silent: BinaryHeap<Reverse<(u64, usize)>> = order
+                .map(|(n, named)| Reverse((named.app.written, n)))
+                .collect();
+            while self.bytes > goal
+                && let Some(Reverse((_, n))) = silent.pop()
+            {
+                let cost = apps[n].cost();
+                if cost > goal / left {
                     self.bytes -= cost;
                     left -= 1;
-                    named.app = App::default();
+                    apps[n].app = App::default();
                 }
             }
             self.apps.retain(|named| named.app.written > 0);
