@@ -142,14 +142,19 @@ fn row(results: &Results, line: &table::Line) -> String {
         return format!("| {} | not measured | | | | | | |\n", line.what);
     };
     let median = |who| spread(samples, who, line.figure).map(|spread| spread.median);
-    let ours = median(Who::Ours);
     let tuned = median(Who::GoTuned);
-    let better = match (ours, tuned, line.budget) {
+    // A percentage of what each carries itself compares nobody; what comes per second does.
+    let whole = |who| match line.of {
+        Some(of) => spread(samples, who, of).map_or(f64::NAN, |of| of.median / 100.0),
+        None => 1.0,
+    };
+    let compared = |who| median(who).map(|value| value * whole(who));
+    let better = match (compared(Who::Ours), compared(Who::GoTuned), line.budget) {
         (Some(ours), Some(go), Budget::AtLeast(_)) if go > 0.0 => times(ours / go),
         (Some(ours), Some(go), _) if ours > 0.0 => times(go / ours),
         _ => "–".to_owned(),
     };
-    let roofline = match (ours, median(Who::Roofline)) {
+    let roofline = match (median(Who::Ours), median(Who::Roofline)) {
         (Some(ours), Some(least)) => {
             let (said, ratio) = (number(least, line.digits), ours / least);
             format!("{said}; ours {ratio:.2} ×")
@@ -202,8 +207,11 @@ fn cell(samples: &Samples, line: &table::Line, who: Who) -> String {
         let _ = write!(text, " = {doppler} + {controller}");
     }
     let _ = write!(text, " ({}–{})", said(all.least), said(all.most));
+    if let Some(of) = line.of.and_then(part) {
+        let _ = write!(text, " of {of}/s");
+    }
     let lost = spread(samples, who, "lost_percent").map_or(0.0, |spread| spread.median);
-    if line.lossless && lost > 0.0 {
+    if (line.lossless || line.of.is_some()) && lost > 0.0 {
         let _ = write!(text, ", lost {lost:.1} %");
     }
     if let Some((runs, why)) = failed {

@@ -28,6 +28,8 @@ pub(crate) struct Line {
     pub(crate) budget: Budget,
     /// Whether any loss makes the figure worthless.
     pub(crate) lossless: bool,
+    /// The figure, per second, of which this one is a percentage.
+    pub(crate) of: Option<&'static str>,
 }
 
 const ALL: &[Who] = &[Who::Ours, Who::GoDefault, Who::GoTuned];
@@ -220,6 +222,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::AtMost(1.5),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "flat-full",
@@ -229,6 +232,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::AtMost(2.8),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "flat-mixed",
@@ -238,6 +242,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::Open,
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "recents",
@@ -247,6 +252,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::AtMost(0.15),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "flat-min",
@@ -256,6 +262,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtLeast(500_000.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "flat-full",
@@ -265,6 +272,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtLeast(250_000.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "goodput",
@@ -274,6 +282,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtLeast(90.0),
         lossless: false,
+        of: Some("lossless_rate"),
     },
     Line {
         experiment: "goodput-500",
@@ -283,6 +292,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtLeast(90.0),
         lossless: false,
+        of: Some("lossless_rate"),
     },
     Line {
         experiment: "latency",
@@ -292,6 +302,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::AtMost(3.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "latency",
@@ -301,6 +312,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::AtMost(8.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "latency",
@@ -310,6 +322,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::Open,
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "firehoses",
@@ -319,6 +332,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 2,
         budget: Budget::OfGo(1.0 / 8.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "tails",
@@ -328,6 +342,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::OfGo(1.0 / 8.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "idle-tails",
@@ -337,6 +352,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::AtMost(0.5),
         lossless: false,
+        of: None,
     },
     Line {
         experiment: "idle-tails",
@@ -346,6 +362,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::AtMost(32.0),
         lossless: false,
+        of: None,
     },
     Line {
         experiment: "many-tails",
@@ -355,6 +372,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtLeast(10_000.0),
         lossless: true,
+        of: None,
     },
     Line {
         experiment: "overload",
@@ -364,6 +382,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtMost(256.0),
         lossless: false,
+        of: None,
     },
     Line {
         experiment: "overload",
@@ -373,6 +392,7 @@ pub(crate) const LINES: &[Line] = &[
         digits: 0,
         budget: Budget::AtMost(256.0),
         lossless: false,
+        of: None,
     },
     Line {
         experiment: "overload",
@@ -382,5 +402,6 @@ pub(crate) const LINES: &[Line] = &[
         digits: 1,
         budget: Budget::Open,
         lossless: false,
+        of: None,
     },
 ];

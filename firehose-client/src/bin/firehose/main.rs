@@ -25,6 +25,7 @@ mod output;
 mod platform;
 mod read;
 mod why;
+mod words;
 
 use args::{Cli, Command, Format};
 use exit::Failure;

@@ -1,10 +1,9 @@
 //! What was measured, in words and as JSON, and what follows from it.
 
-use std::fmt::{Arguments, Write};
-
 use serde_json::{Value, json};
 
 use super::source::PAYLOAD;
+use crate::words::{line, number};
 
 /// How much of a core a reader should need: what is left is for TLS, for what it does with an
 /// envelope, and for the seconds in which twice as many come.
@@ -120,8 +119,8 @@ impl Report {
                 format_args!(
                     "  {:>2} tags    decoded {:>10}/s    as they come {:>11}/s",
                     speed.tags,
-                    number(speed.decoded),
-                    number(speed.undecoded)
+                    number(speed.decoded.round() as u64),
+                    number(speed.undecoded.round() as u64)
                 ),
             );
         }
@@ -139,7 +138,7 @@ impl Report {
             format_args!(
                 "One core of this machine reads and decodes {} {of} a second. Plan for half of that: a \
              nozzle has more to do than to decode, and some seconds bring twice as many.",
-                number(self.capacity())
+                number(self.capacity().round() as u64)
             ),
         );
         for rate in &self.rates {
@@ -147,10 +146,7 @@ impl Report {
                 1 => "one reader does".to_owned(),
                 n => format!("{n} readers with the same subscription id"),
             };
-            line(
-                &mut text,
-                format_args!("  {:>11}/s: {with}", number(*rate as f64)),
-            );
+            line(&mut text, format_args!("  {:>11}/s: {with}", number(*rate)));
         }
         text
     }
@@ -171,9 +167,9 @@ impl Report {
             text,
             format_args!(
                 "  envelopes  {}, {}/s, {} in the busiest second",
-                number(firehose.envelopes as f64),
-                number(firehose.per_second()),
-                number(firehose.busiest as f64)
+                number(firehose.envelopes),
+                number(firehose.per_second().round() as u64),
+                number(firehose.busiest)
             ),
         );
         if let Some(lag) = firehose.lag {
@@ -182,9 +178,9 @@ impl Report {
                 format_args!(
                     "  age        {} ms for half of them, {} ms for 99 %, {} ms at most, if both clocks \
                  are right",
-                    number(lag.half as f64),
-                    number(lag.most as f64),
-                    number(lag.longest as f64)
+                    number(lag.half as u64),
+                    number(lag.most as u64),
+                    number(lag.longest as u64)
                 ),
             );
         }
@@ -192,7 +188,7 @@ impl Report {
             0 => "none that the platform told".to_owned(),
             lost => format!(
                 "{}, dropped by the platform as we or the way to us were too slow",
-                number(lost as f64)
+                number(lost)
             ),
         };
         line(text, format_args!("  lost       {lost}"));
@@ -210,7 +206,7 @@ impl Report {
                 text,
                 format_args!(
                     "  skipped    {} that are no envelopes",
-                    number(firehose.undecodable as f64)
+                    number(firehose.undecodable)
                 ),
             );
         }
@@ -267,24 +263,6 @@ impl Report {
 
 fn whole(number: f64) -> Value {
     (number.round() as u64).into()
-}
-
-fn line(text: &mut String, what: Arguments<'_>) {
-    // Writing to a `String` does not fail.
-    _ = writeln!(text, "{what}");
-}
-
-/// `1,234,567`
-fn number(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

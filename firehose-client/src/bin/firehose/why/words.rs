@@ -1,6 +1,7 @@
 //! What admin listeners know of losses, in words: where, when, how many, why, and what to do.
 
 use super::{Answer, Subscription};
+use crate::words::{line, number};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -279,24 +280,6 @@ impl Subscription {
         }
         words
     }
-}
-
-fn line(text: &mut String, line: impl std::fmt::Display) {
-    // Nothing fails that writes into a String.
-    _ = writeln!(text, "{line}");
-}
-
-/// Digits in threes.
-fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// What others chose, without anything that a terminal would obey.
