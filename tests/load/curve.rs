@@ -86,6 +86,11 @@ pub(crate) fn experiments() -> Vec<Experiment> {
             &[100, 256, 1_024, 4_096, 16_384, 65_536],
         ),
         experiment("apps", "--apps N", &[1, 10, 100, 1_000, 10_000, 100_000]),
+        experiment(
+            "apps-routed",
+            "--apps N --recent-logs 0",
+            &[1, 10, 100, 1_000, 10_000, 100_000],
+        ),
     ]
 }
 
@@ -192,6 +197,14 @@ pub(crate) const LINES: &[Line] = &[
         experiment: "apps",
         figure: "cpu",
         title: "Apps, flat out, recent logs kept",
+        work: "apps",
+        unit: "CPU-s per million envelopes",
+        growth: Growth::Flat,
+    },
+    Line {
+        experiment: "apps-routed",
+        figure: "cpu",
+        title: "Apps, flat out, no recent logs",
         work: "apps",
         unit: "CPU-s per million envelopes",
         growth: Growth::Flat,

@@ -4,6 +4,7 @@
 use crate::feed;
 use futures::StreamExt;
 use http::{Request, StatusCode};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,10 @@ use transport::websocket::{Incoming, Options, Socket};
 
 /// How many connect at a time.
 const AT_ONCE: usize = 32;
+
+/// On loopback, readers come from 127.0.0.1, 127.0.0.2 and so on, so many from each: the kernel looks long for a
+/// free port where half of those of one address are taken, and that would be measured, too.
+const FROM_ONE_ADDRESS: usize = 4_000;
 
 /// How long a stalled reader holds on before it opens another stream: a server gives up on it
 /// within that time.
@@ -92,14 +97,23 @@ impl Readers {
         let firehoses = (0..args.firehoses).map(|n| (format!("/firehose/load-{n}"), None, 1.0));
         let tails = (0..args.tails).map(|n| n % shares.len());
         let tails = tails.map(|n| (format!("/apps/{}/stream", feed::app(n)), Some(n), shares[n]));
-        let opening = firehoses.chain(tails).map(|(path, app, share)| async move {
+        let dialer = |n: usize| {
+            let from = Ipv4Addr::new(127, 0, 0, (1 + n / FROM_ONE_ADDRESS) as u8);
+            Dialer {
+                from: address.starts_with("127.").then_some(from.into()),
+                ..dialer.clone()
+            }
+        };
+        let all = firehoses.chain(tails).enumerate();
+        let opening = all.map(|(n, (path, app, share))| (dialer(n), path, app, share));
+        let opening = opening.map(|(dialer, path, app, share)| async move {
             let reader = Arc::new(Reader {
                 app,
                 share,
                 received: AtomicU64::new(0),
                 last_ns: AtomicI64::new(0),
             });
-            let socket = connect(dialer, address, &path).await?;
+            let socket = connect(&dialer, address, &path).await?;
             let ages = tokio::spawn(read(socket, reader.clone(), args.decode, until));
             Some((reader, ages))
         });

@@ -6,7 +6,7 @@
 //! was told to.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -132,6 +132,9 @@ pub struct Dialer {
     pub read_buffer: NonZeroUsize,
     /// The kernel's buffers.
     pub buffers: Buffers,
+    /// Our address, of those this machine has; the system chooses if `None`. One address has
+    /// some 28,000 ports for connections to one server (`net.ipv4.ip_local_port_range`).
+    pub from: Option<IpAddr>,
     /// Dialled instead of the kernel's network, without TLS.
     #[cfg(feature = "simulated")]
     pub simulated: Option<simulated::Network>,
@@ -443,6 +446,7 @@ impl Dialer {
             deadline,
             read_buffer: READ_BUFFER_BUSY,
             buffers: Buffers::default(),
+            from: None,
             #[cfg(feature = "simulated")]
             simulated: None,
         }
@@ -517,6 +521,9 @@ impl Dialer {
         };
         // Before connecting: the window's scale is agreed on in the first packets.
         self.buffers.apply(SockRef::from(&socket))?;
+        if let Some(from) = self.from {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
         let tcp = socket.connect(at).await?;
         tune(&tcp)?;
         #[cfg(target_os = "linux")]
