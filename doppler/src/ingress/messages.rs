@@ -2,7 +2,7 @@
 //!
 //! In comes a request body in whatever pieces HTTP/2 cut it, out come whole messages as bytes. A
 //! message that lies within one piece is handed out where it lies. Any other is gathered: it
-//! needs leave of the [`Budget`], has memory as its bytes arrive (an announced length takes
+//! needs leave of the [`Budget`], has memory as its bytes arrive (an announced length alone takes
 //! none), and ends its call if it takes too long. Between messages a call holds nothing, however
 //! long it lives and however large they were.
 //!
@@ -28,8 +28,9 @@ const MESSAGE_DEADLINE: Duration = Duration::from_secs(1);
 /// A gRPC message is preceded by a flag byte and its length (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
 
-/// Memory that a gathered message gets at once, in bytes: batches of agents mostly fit, so that
-/// they are copied once. A larger one doubles it as it arrives.
+/// Memory that a gathered message gets at first, in bytes: batches of agents mostly fit. A larger
+/// one gets the rest in one piece when this is full, for which there is leave, and which takes none
+/// of the machine's before bytes arrive: so no byte is copied more than twice.
 const ROOM: usize = 64 << 10;
 
 /// The messages of one request.
@@ -100,8 +101,11 @@ where
             let missing = length - message.len();
             let part = self.part(missing).await?;
             if message.capacity() - message.len() < part.len() {
-                let room = part.len().max(message.len()).max(ROOM);
-                message.reserve_exact(room.min(missing));
+                let room = match message.is_empty() {
+                    true => missing.min(ROOM.max(part.len())),
+                    false => missing,
+                };
+                message.reserve_exact(room);
             }
             message.extend_from_slice(&part);
         }
