@@ -25,6 +25,7 @@ mod read_ahead;
 pub mod reload;
 pub mod secret;
 pub mod settings;
+pub mod shown;
 pub mod shutdown;
 pub mod supervisor;
 pub mod telemetry;
