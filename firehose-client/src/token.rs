@@ -133,8 +133,12 @@ impl TokenError {
 }
 
 impl Token {
-    /// The header's value.
-    pub(crate) async fn authorization(&self) -> Result<HeaderValue, TokenError> {
+    /// The value of an `Authorization` header, for whoever sends a request of his own. It is
+    /// marked as sensitive.
+    ///
+    /// # Errors
+    /// When there is no token to show.
+    pub async fn authorization(&self) -> Result<HeaderValue, TokenError> {
         match self {
             Token::Fixed(token) => header(token),
             Token::File(path) => {

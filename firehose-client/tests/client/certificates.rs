@@ -35,8 +35,18 @@ impl Ca {
 
     /// A certificate for a server or client of this name.
     pub(crate) fn signs(&self, name: &str) -> Identity {
+        self.signs_as(name, |_| {})
+    }
+
+    /// The same; `change` may make it special.
+    pub(crate) fn signs_as(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
         let identity = Identity {
             cert: self.folder.join(format!("{name}.crt")),
             key: self.folder.join(format!("{name}.key")),

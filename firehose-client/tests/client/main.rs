@@ -7,6 +7,7 @@ mod bench;
 mod certificates;
 mod cf_login;
 mod command;
+mod doctor;
 mod doppler;
 mod emitter;
 mod login;

@@ -27,7 +27,8 @@ Exit codes:
   2  the command line makes no sense
   3  could not connect; `why`: some admin listener could not be asked
   4  the token was refused (401, 403), or the login has ended: run `cf login`
-  5  no such app, or not one you may see";
+  5  no such app, or not one you may see
+  6  `doctor`: something to mend was found";
 
 const SOURCES: &str = "\
 Where to connect, and as whom:
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     Emit(Emit),
     Why(Why),
     Bench(Bench),
+    Doctor(Doctor),
     Completions(Completions),
 }
 
@@ -271,6 +273,53 @@ fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+const SIGHT: &str = "\
+What it can see and what not:
+  Each step may take as long as --connect-timeout says. What is not looked at is said, as
+  `unknown`. Without a token it comes as far as the 401 of the Traffic Controller: whether Upgrade
+  comes through is seen only by one who may read. The token is shown to nobody whose certificate
+  is not good, and stands in no output. What forwarded headers arrive, a Traffic Controller has to
+  tell; not every one does.
+  --idle holds two connections open. In one a ping is sent every second: what cuts it limits how
+  long a stream may live, and is found if that is shorter than --idle. In the other nothing is
+  said, not even an answer to the pings of the Traffic Controller, for at most 25 s, since after
+  30 s that hangs up by itself: what cuts it is an idle limit. Longer ones are not seen and cut
+  nobody, as a ping comes every 15 s. Give --app with an app that is quiet: on a stream that never
+  is, there is no idleness to see.
+  It says what it sees from here. Other clients may come another way.";
+
+/// Find what is wrong on the way to the Traffic Controller: for operators of load balancers.
+///
+/// Looks at DNS, TCP, TLS, HTTP, WebSocket and pings, one after the other, and says what to change
+/// in HAProxy, nginx, Envoy, gorouter or at AWS. It reads for a few seconds: the firehose with a
+/// subscription id of its own, or the app.
+#[derive(Args, Debug)]
+#[command(
+    after_help = format!("{SOURCES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{SIGHT}\n\n{SOURCES}\n\n{EXIT_CODES}")
+)]
+pub(crate) struct Doctor {
+    /// The same as --endpoint; counts more.
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+
+    /// Read this app instead of the firehose: its name in the space that the cf CLI targets, or
+    /// its GUID.
+    #[arg(long)]
+    pub(crate) app: Option<String>,
+
+    /// Also look for so many seconds whether a stream with nothing to say is cut; 0 does not.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub(crate) idle: Duration,
+
+    /// One JSON object instead, at the end.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
 /// Print what makes a shell complete these commands.
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
@@ -423,6 +472,16 @@ impl Bench {
     /// Which envelopes.
     pub(crate) fn filter(&self) -> Filter {
         FilterType::filter(self.filter_type)
+    }
+}
+
+impl Doctor {
+    /// The same, with the URL where the other commands have it.
+    pub(crate) fn straightened(mut self) -> Doctor {
+        if let Some(url) = self.url.take() {
+            self.server.endpoint = Some(url);
+        }
+        self
     }
 }
 

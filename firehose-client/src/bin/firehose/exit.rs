@@ -8,6 +8,7 @@ use firehose_client::{
     BadRequest, BadSettings, CfCliError, CloudControllerError, EmitError, Error, LoginError,
     TokenError,
 };
+use transport::tls::TlsError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -15,6 +16,8 @@ pub(crate) enum Failure {
     Settings(#[from] BadSettings),
     #[error(transparent)]
     Request(#[from] BadRequest),
+    #[error("could not prepare TLS")]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Stream(#[from] Error),
     #[error(transparent)]
@@ -44,6 +47,8 @@ pub(crate) enum Failure {
     Begin(#[from] io::Error),
     #[error("{unasked} of {of} admin listeners could not be asked: what they lost is not known")]
     Unasked { unasked: usize, of: usize },
+    #[error("{found} to mend on the way to {endpoint}: see above")]
+    Findings { found: usize, endpoint: String },
     #[error("this is a bug")]
     Panicked,
 }
@@ -52,7 +57,7 @@ impl Failure {
     /// As `firehose --help` says.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Settings(_) | Failure::Request(_) => 2,
+            Failure::Settings(_) | Failure::Request(_) | Failure::Tls(_) => 2,
             Failure::Emit(EmitError::PlainText { .. } | EmitError::Tls(_)) => 2,
             Failure::NoEndpoint(_) | Failure::Discovered(_) => 2,
             Failure::NoSpaceTargeted { .. } | Failure::NoLoginToLookWith { .. } => 2,
@@ -71,6 +76,7 @@ impl Failure {
             Failure::Unasked { .. } => 3,
             Failure::Stream(Error::Unauthorized { .. }) => 4,
             Failure::Stream(Error::NotFound { .. }) => 5,
+            Failure::Findings { .. } => 6,
             _ => 1,
         })
     }

@@ -16,6 +16,7 @@ use transport::shutdown::Signals;
 mod args;
 mod bench;
 mod counts;
+mod doctor;
 mod emit;
 mod exit;
 mod human;
@@ -98,6 +99,12 @@ fn run(cli: Cli, notes: Notes) -> Result<(), Failure> {
             }
         }),
         Command::Bench(bench) => until_signal(move |stop| bench::bench(bench, notes, stop)),
+        Command::Doctor(doctor) => until_signal(move |mut stop| async move {
+            tokio::select! {
+                _ = &mut stop => Ok(()),
+                said = doctor::doctor(doctor.straightened(), notes) => said,
+            }
+        }),
         Command::Completions(completions) => {
             let mut script = Vec::new();
             let mut command = Cli::command();

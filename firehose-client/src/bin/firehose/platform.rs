@@ -43,8 +43,40 @@ pub(crate) async fn firehose(
     Ok(platform.client.firehose(id, filter)?)
 }
 
+/// Where a stream would come from, for whoever looks at the way there.
+pub(crate) struct Place {
+    pub(crate) endpoint: String,
+    pub(crate) trust: Trust,
+    /// What we show; nothing if there is none.
+    pub(crate) token: Option<Token>,
+    /// The app's GUID, if there is an app.
+    pub(crate) app: Option<String>,
+}
+
+/// Where these settings lead; `app` is the name or GUID of one.
+pub(crate) async fn place(
+    server: &Server,
+    app: Option<&str>,
+    notes: &Notes,
+) -> Result<Place, Failure> {
+    let platform = Platform::find(server, notes).await?;
+    let app = match app {
+        Some(app) => Some(platform.app(app).await?),
+        None => None,
+    };
+    Ok(Place {
+        endpoint: platform.endpoint,
+        trust: platform.trust,
+        token: platform.token,
+        app,
+    })
+}
+
 struct Platform {
     client: Client,
+    /// What the client was made of.
+    endpoint: String,
+    trust: Trust,
     /// What the cf CLI knows, if anything, of the platform the endpoint belongs to.
     here: Option<Here>,
     /// What we show; nothing if there is none.
@@ -89,6 +121,8 @@ impl Platform {
                 let client = client(server, &endpoint, &here.trust, token.clone());
                 Ok(Platform {
                     client: client.map_err(Failure::Discovered)?,
+                    endpoint,
+                    trust: here.trust.clone(),
                     here: Some(here),
                     token,
                 })
@@ -125,6 +159,8 @@ impl Platform {
                 };
                 Ok(Platform {
                     client: client(server, endpoint, trust, token.clone())?,
+                    endpoint: endpoint.clone(),
+                    trust: trust.clone(),
                     // A name there would be looked for with the token of another platform.
                     here: same.then_some(here),
                     token,
@@ -137,9 +173,11 @@ impl Platform {
         let Some(endpoint) = &server.endpoint else {
             return Err(Failure::NoEndpoint(error));
         };
-        let token = server.token().flatten();
+        let (token, trust) = (server.token().flatten(), server.trust());
         Ok(Platform {
-            client: client(server, endpoint, &server.trust(), token.clone())?,
+            client: client(server, endpoint, &trust, token.clone())?,
+            endpoint: endpoint.clone(),
+            trust,
             here: None,
             token,
         })
