@@ -14,7 +14,32 @@
     reason = "a test that is run by name: a panic is a finding, and it talks to a person"
 )]
 
+mod aws;
+mod balancer;
+mod client;
+mod docs;
+mod envoy;
+mod gorouter;
+mod haproxy;
+mod nginx;
 mod python;
+mod separate_hostname;
+mod shipped;
+mod standin;
+mod streams;
+
+// Where faults happen, agents that send and clients that come back: `cargo faults` has them.
+#[path = "../faults/feed.rs"]
+#[allow(dead_code, reason = "faults use the rest")]
+mod feed;
+#[path = "../faults/nozzle.rs"]
+#[allow(dead_code, reason = "faults use the rest")]
+mod nozzle;
+#[path = "../faults/watch.rs"]
+mod watch;
+#[path = "../faults/world.rs"]
+#[allow(dead_code, reason = "faults use the rest")]
+mod world;
 
 use clap::Parser;
 use futures::StreamExt;
@@ -50,7 +75,15 @@ pub(crate) struct Check {
 
 /// All of them, in the order of `deploy/README.md`.
 pub(crate) fn checks() -> Vec<Check> {
-    let modules: [Vec<Check>; 0] = [];
+    let modules = [
+        haproxy::checks(),
+        nginx::checks(),
+        envoy::checks(),
+        separate_hostname::checks(),
+        gorouter::checks(),
+        aws::checks(),
+        docs::checks(),
+    ];
     modules.into_iter().flatten().collect()
 }
 
