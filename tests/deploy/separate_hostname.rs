@@ -77,14 +77,7 @@ async fn run() -> Result<String, String> {
         readers.push(opening.only(1).open().await);
     }
     cluster.tailed([1], 1).await;
-    let mut agent = cluster.dopplers[0]
-        .producer(1, Workload::logs(2, 100))
-        .await;
-    agent.send(100).await;
-    for reader in &readers {
-        // Every other one is app 1's.
-        reader.receives(50, SOON).await;
-    }
+    streams::arrives(&cluster, &readers.iter().collect::<Vec<_>>()).await;
 
     let by_another = balancer::tls(&certs, &["http/1.1"]);
     let to = balancer.at(BY_NAME);
