@@ -16,17 +16,25 @@
 
 mod aws;
 mod balancer;
+mod bosh;
 mod client;
+mod command;
+mod compose;
 mod docs;
 mod envoy;
 mod gorouter;
 mod haproxy;
+mod kubernetes;
 mod nginx;
+mod prometheus;
 mod python;
+mod release;
 mod separate_hostname;
+mod settings;
 mod shipped;
 mod standin;
 mod streams;
+mod systemd;
 
 // Where faults happen, agents that send and clients that come back: `cargo faults` has them.
 #[path = "../faults/feed.rs"]
@@ -83,6 +91,12 @@ pub(crate) fn checks() -> Vec<Check> {
         gorouter::checks(),
         aws::checks(),
         docs::checks(),
+        systemd::checks(),
+        release::checks(),
+        compose::checks(),
+        kubernetes::checks(),
+        bosh::checks(),
+        prometheus::checks(),
     ];
     modules.into_iter().flatten().collect()
 }
