@@ -405,9 +405,10 @@ async fn who_takes_http2_alone_is_found_with_tls_and_without() {
     assert_eq!(way.tokens(), 0);
 
     // Takes whatever protocol is offered, and hangs up on HTTP/1.1.
-    let http2 = async |talk: Talk| match talk.head.starts_with("PRI * HTTP/2.0") {
-        true => talk.say(b"\0\0\0\x04\0\0\0\0\0").await,
-        false => {}
+    let http2 = async |talk: Talk| {
+        if talk.head.starts_with("PRI * HTTP/2.0") {
+            talk.say(b"\0\0\0\x04\0\0\0\0\0").await;
+        }
     };
     let way = Way::tls(&identity, &[], http2).await;
     assert_eq!(found(&way.url, &["--ca", ca]).await, ["http2_only"]);
