@@ -14,7 +14,7 @@ const AGENT_PORT: &str = "3458";
 
 /// The Doppler: takes envelopes from agents and hands them to Traffic Controllers.
 #[derive(Parser, Debug, Clone)]
-#[command(version, about)]
+#[command(version = transport::process::VERSION, about)]
 pub struct Config {
     /// TCP port for agents (gRPC) and Traffic Controllers (WebSocket); 0 takes a free one.
     ///

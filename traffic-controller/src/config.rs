@@ -28,7 +28,7 @@ const SECURITY_EVENT_LOG: &str = "/var/vcap/sys/log/loggregator_trafficcontrolle
 
 /// The Traffic Controller: serves app streams and firehoses gathered from all Dopplers.
 #[derive(Parser, Debug, Clone)]
-#[command(version, about)]
+#[command(version = transport::process::VERSION, about)]
 pub struct Config {
     /// TCP port for clients; 0 takes a free one. BOSH: `loggregator.outgoing_dropsonde_port`.
     #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_DROPSONDE_PORT")]

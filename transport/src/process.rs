@@ -10,6 +10,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+/// What `--version` says: the version and the commit, which `deploy/release` has in the
+/// environment while it builds. A build by hand does not know its commit.
+pub const VERSION: &str = match option_env!("LOGGREGATOR_VERSION") {
+    Some(version) => version,
+    None => concat!(env!("CARGO_PKG_VERSION"), " (commit not known)"),
+};
+
 /// Resolves when the process is to stop.
 pub type Stop = BoxFuture<'static, ()>;
 

@@ -43,7 +43,7 @@ Where to connect, and as whom:
 ///
 /// Data goes to stdout, everything else to stderr.
 #[derive(Parser, Debug)]
-#[command(version, styles = STYLES, after_help = EXIT_CODES)]
+#[command(version = transport::process::VERSION, styles = STYLES, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
