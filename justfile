@@ -12,3 +12,7 @@ faults:
 performance go:
     cargo load table --go {{go}} --write docs/performance.md
     cargo load curves --go {{go}} --runs 3 --write docs/scaling.md
+
+# The release archive, in target/dist: static binaries, docs, what they are deployed with.
+release:
+    deploy/release
