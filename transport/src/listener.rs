@@ -3,7 +3,7 @@
 //! In come sockets, out come [`Stream`]s, the one byte stream type of this project. Every
 //! socket gets TCP_NODELAY, keepalive and a user timeout; every step has an absolute deadline;
 //! an accept loop outlives whatever `accept` says, and never holds more connections than it
-//! was told to.
+//! was told to. A balancer that was named may say who is behind it ([`crate::proxy_protocol`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, InvalidMessage, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -24,6 +24,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, info, warn};
 
+use crate::networks::Networks;
+use crate::proxy_protocol::{self, Malformed, Unread};
 use crate::read_ahead::ReadAhead;
 use crate::reload::Reloaded;
 use crate::shutdown::Shutdown;
@@ -32,8 +34,8 @@ use crate::tls;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
-/// How long a TLS handshake may take, from the first byte to the last: 2 s. Absolute, not
-/// idle, so a peer gains nothing by sending a byte now and then.
+/// How long a TLS handshake may take, from the first byte to the last, and a PROXY header before
+/// it: 2 s. Absolute, not idle, so a peer gains nothing by sending a byte now and then.
 pub const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// Read buffer under TLS for few connections that carry much: 64 KiB. rustls asks the socket
@@ -76,6 +78,9 @@ pub const HANDSHAKES: usize = 1_024;
 /// (RFC 9113 §3.4).
 const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+/// The first byte of a TLS connection, which is that of no text: a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// A connection's bytes, in both directions.
 ///
 /// Under TLS up to 64 KiB that were written may wait here: flush, or they stay. Dropping it
@@ -108,15 +113,21 @@ pub struct Buffers {
 pub struct Acceptor {
     /// TLS, or plain text if `None`. Each connection takes what is good when it comes.
     pub tls: Option<Reloaded<ServerConfig>>,
-    /// How long the TLS handshake may take in all; [`HANDSHAKE`].
+    /// From where plain text is taken. Whoever comes from there may speak TLS too, if there is
+    /// any. Everybody if there is none, else nobody.
+    pub plain_from: Networks,
+    /// Balancers: each connection from there must begin with a PROXY header, and is of the client
+    /// that it names. Nobody.
+    pub balancers: Networks,
+    /// How long the TLS handshake may take in all, a PROXY header included; [`HANDSHAKE`].
     pub handshake: Duration,
     /// Bytes read from the socket at once under TLS: [`READ_BUFFER_BUSY`] or
     /// [`READ_BUFFER_IDLE`]. Allocated only while there is something in it.
     pub read_buffer: NonZeroUsize,
     /// The kernel's buffers.
     pub buffers: Buffers,
-    /// TLS handshakes under way at a time: each has memory, and nobody has shown a certificate
-    /// yet. Clones share them; [`HANDSHAKES`].
+    /// TLS handshakes and PROXY headers under way at a time: each has memory, and nobody has shown
+    /// a certificate yet. Clones share them; [`HANDSHAKES`].
     pub handshakes: Arc<Semaphore>,
 }
 
@@ -158,7 +169,7 @@ pub enum AcceptError {
         peer: SocketAddr,
     },
     /// The peer was silent, or slow.
-    #[error("{peer} did not finish the TLS handshake within {within:?}")]
+    #[error("{peer} did not finish its handshake within {within:?}")]
     Slow {
         /// Who connected.
         peer: SocketAddr,
@@ -173,6 +184,34 @@ pub enum AcceptError {
         /// What was wrong; a `rustls::Error` inside.
         source: io::Error,
     },
+    /// It would have been plain text, from where none is taken.
+    #[error("refused {peer}: plain text is not taken from its network")]
+    PlainText {
+        /// Who connected.
+        peer: SocketAddr,
+    },
+    /// A balancer did not say whose connection it is.
+    #[error("refused {peer}: it must begin with a PROXY header, and what it sent is none")]
+    ProxyHeader {
+        /// Who connected.
+        peer: SocketAddr,
+        /// What was wrong with it.
+        source: Malformed,
+    },
+}
+
+impl AcceptError {
+    /// What it is in a word, for whoever counts.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            AcceptError::Socket { .. } => "left",
+            AcceptError::Busy { .. } => "busy",
+            AcceptError::Slow { .. } => "slow",
+            AcceptError::Handshake { .. } => "tls",
+            AcceptError::PlainText { .. } => "plain_text",
+            AcceptError::ProxyHeader { .. } => "proxy_header",
+        }
+    }
 }
 
 /// Which step of dialling failed.
@@ -401,7 +440,12 @@ impl Acceptor {
     /// TLS or plain text, with [`HANDSHAKE`], [`READ_BUFFER_BUSY`] and the kernel's buffers.
     pub fn new(tls: Option<Reloaded<ServerConfig>>) -> Acceptor {
         Acceptor {
+            plain_from: match tls {
+                Some(_) => Networks::default(),
+                None => Networks::all(),
+            },
             tls,
+            balancers: Networks::default(),
             handshake: HANDSHAKE,
             read_buffer: READ_BUFFER_BUSY,
             buffers: Buffers::default(),
@@ -411,25 +455,87 @@ impl Acceptor {
 
     /// Makes a stream of an accepted socket; `peer` is named in errors.
     pub async fn accept(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Stream, AcceptError> {
+        let accepted = self.accept_client(tcp, peer).await;
+        accepted.map(|(stream, _)| stream)
+    }
+
+    /// As [`Acceptor::accept`]; says, too, whose stream it is: the peer's, or that of the client
+    /// whom a balancer named.
+    pub async fn accept_client(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Stream, SocketAddr), AcceptError> {
         self.buffers
             .apply(SockRef::from(&tcp))
             .and_then(|()| tune(&tcp))
             .map_err(|source| AcceptError::Socket { peer, source })?;
-        let Some(config) = &self.tls else {
-            return Ok(Stream::Plain(tcp));
-        };
+        match self.tls {
+            None if !self.plain_from.contains(peer.ip()) => {
+                return Err(AcceptError::PlainText { peer });
+            }
+            None if !self.balancers.contains(peer.ip()) => return Ok((Stream::Plain(tcp), peer)),
+            _ => {}
+        }
         let Ok(_one_of_them) = self.handshakes.try_acquire() else {
             return Err(AcceptError::Busy { peer });
         };
+        let within = self.handshake;
+        timeout(within, self.begin(tcp, peer))
+            .await
+            .unwrap_or(Err(AcceptError::Slow { peer, within }))
+    }
+
+    /// What comes before the first byte of the stream.
+    async fn begin(
+        &self,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Stream, SocketAddr), AcceptError> {
+        let mut client = peer;
+        if self.balancers.contains(peer.ip()) {
+            let named = proxy_protocol::read(&mut tcp).await;
+            client = named.map_err(|unread| unread.of(peer))?.unwrap_or(peer);
+        }
+        let Some(config) = &self.tls else {
+            return Ok((Stream::Plain(tcp), client));
+        };
+        if self.plain_from.contains(peer.ip()) && starts_plain(&tcp, peer).await? {
+            return Ok((Stream::Plain(tcp), client));
+        }
         let tcp = ReadAhead::new(self.read_buffer, tcp);
-        let handshake = TlsAcceptor::from(config.now()).accept(tcp);
-        match timeout(self.handshake, handshake).await {
-            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
-            Ok(Err(source)) => Err(AcceptError::Handshake { peer, source }),
-            Err(_) => Err(AcceptError::Slow {
-                peer,
-                within: self.handshake,
-            }),
+        match TlsAcceptor::from(config.now()).accept(tcp).await {
+            Ok(stream) => Ok((Stream::Tls(Box::new(stream.into())), client)),
+            Err(source) if is_no_tls(&source) => Err(AcceptError::PlainText { peer }),
+            Err(source) => Err(AcceptError::Handshake { peer, source }),
+        }
+    }
+}
+
+/// Whether a connection begins otherwise than TLS does, taking nothing from it. One that ends is
+/// whatever it may be.
+async fn starts_plain(tcp: &TcpStream, peer: SocketAddr) -> Result<bool, AcceptError> {
+    let mut first = [0];
+    match tcp.peek(&mut first).await {
+        Ok(_) => Ok(first != [TLS_HANDSHAKE]),
+        Err(source) => Err(AcceptError::Socket { peer, source }),
+    }
+}
+
+/// Whether a handshake failed at the first byte: it was none.
+fn is_no_tls(error: &io::Error) -> bool {
+    let error = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<rustls::Error>());
+    let no_such_type = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+    error == Some(&no_such_type)
+}
+
+impl Unread {
+    fn of(self, peer: SocketAddr) -> AcceptError {
+        match self {
+            Unread::Malformed(source) => AcceptError::ProxyHeader { peer, source },
+            Unread::Socket(source) => AcceptError::Socket { peer, source },
         }
     }
 }
