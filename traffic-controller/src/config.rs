@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use transport::clock::{interval, seconds};
+use transport::networks::{Networks, network};
 use transport::secret::Secret;
 use transport::settings::{self, Combination, Over, Property, Settings, nothing, pem, value};
 use transport::tls::Identity;
@@ -42,9 +43,9 @@ pub struct Config {
     #[arg(long, env = "LOGGER_ENDPOINT_PORT")]
     pub logger_endpoint_port: Option<u16>,
 
-    /// IP address to listen on [default: all with TLS, 127.0.0.1 without].
+    /// IP address to listen on [default: all with TLS or --plain-from, else 127.0.0.1].
     ///
-    /// Plain text is refused on any address but loopback.
+    /// Without either any address but loopback is refused.
     #[arg(long, env = "TRAFFIC_CONTROLLER_ADDRESS")]
     pub address: Option<IpAddr>,
 
@@ -55,6 +56,43 @@ pub struct Config {
     /// PEM file with its private key.
     #[arg(long, env = "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE")]
     pub outgoing_key_file: Option<PathBuf>,
+
+    /// Networks of the balancers that end TLS and go on in plain text, as CIDR, comma separated
+    /// [default: none with TLS, loopback without].
+    ///
+    /// With a certificate they may speak TLS, too. Who comes from elsewhere is refused plain text,
+    /// with a line in the log. Where it passes, tokens and logs can be read along: between a
+    /// balancer and here there should be nobody else.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_PLAIN_FROM",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub plain_from: Vec<IpNet>,
+
+    /// Networks of the balancers that begin each connection with a PROXY header, version 1 or 2,
+    /// as CIDR, comma separated [default: none].
+    ///
+    /// From there it must be, elsewhere it is not read. The client it names is the one in logs and
+    /// on the admin listener. It has the 2 s of a TLS handshake to arrive.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_PROXY_PROTOCOL_FROM",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub proxy_protocol_from: Vec<IpNet>,
+
+    /// Those of our ports on which they do so, comma separated [default: all].
+    ///
+    /// For a balancer that passes TCP on to one port and HTTP, without such headers, to the other.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_PROXY_PROTOCOL_PORTS",
+        value_delimiter = ','
+    )]
+    pub proxy_protocol_ports: Vec<u16>,
 
     /// The Dopplers to read from, `host:port`, comma separated. Those of a file and of DNS are
     /// read from too; one that is named twice has to be written the same way, since names are taken
@@ -174,10 +212,14 @@ pub struct Config {
 
     /// Networks of the balancers and proxies whose X-Forwarded-For is believed, as CIDR, comma
     /// separated [default: none].
+    ///
+    /// The client is then the right-most hop that is in none of them, in logs and on the admin
+    /// listener.
     #[arg(
         long,
         env = "TRAFFIC_CONTROLLER_TRUSTED_PROXIES",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = network
     )]
     pub trusted_proxies: Vec<IpNet>,
 
@@ -232,7 +274,15 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_PPROF_PORT", default_value_t = 0)]
     pub admin_port: u16,
 
-    /// Seconds a stop may take: today's BOSH drain waits 5.
+    /// Seconds between not being ready and closing the listeners, for balancers to notice; it comes
+    /// before --drain.
+    ///
+    /// `/health/ready` says 503 from the first moment. At least as long as a balancer takes to
+    /// believe it: its interval times its threshold.
+    #[arg(long, env = "TRAFFIC_CONTROLLER_DRAIN_WAIT", default_value = "0", value_parser = seconds)]
+    pub drain_wait: Duration,
+
+    /// Seconds a stop may take, once no more is accepted: today's BOSH drain waits 5.
     #[arg(long, env = "TRAFFIC_CONTROLLER_DRAIN", default_value = "4", value_parser = seconds)]
     pub drain: Duration,
 
@@ -267,6 +317,15 @@ impl Settings for Config {
         value("traffic_controller.address", "address"),
         pem("loggregator.outgoing_cert", "outgoing_cert_file"),
         pem("loggregator.outgoing_key", "outgoing_key_file"),
+        value("traffic_controller.plain_from", "plain_from"),
+        value(
+            "traffic_controller.proxy_protocol_from",
+            "proxy_protocol_from",
+        ),
+        value(
+            "traffic_controller.proxy_protocol_ports",
+            "proxy_protocol_ports",
+        ),
         value("traffic_controller.doppler_addrs_file", "router_addrs_file"),
         value("traffic_controller.doppler_dns_names", "router_dns_names"),
         value("traffic_controller.doppler_dns_server", "router_dns_server"),
@@ -314,6 +373,7 @@ impl Settings for Config {
         value("traffic_controller.topic_bytes", "topic_bytes"),
         value("traffic_controller.app_bytes", "app_bytes"),
         value("traffic_controller.pprof_port", "admin_port"),
+        value("traffic_controller.drain_wait", "drain_wait"),
         value("traffic_controller.drain", "drain"),
         value("traffic_controller.notify_socket", "notify_socket"),
         value("traffic_controller.watchdog_usec", "watchdog_usec"),
@@ -402,7 +462,23 @@ impl Settings for Config {
                  (TRAFFIC_CONTROLLER_UAA_HOST), whose keys verify tokens",
             );
         }
-        all.into_iter().map(str::to_owned).collect()
+        let listening: Vec<u16> = self.listen().iter().map(SocketAddr::port).collect();
+        let elsewhere = self.proxy_protocol_ports.iter();
+        let elsewhere = elsewhere
+            .filter(|port| !listening.contains(port))
+            .map(|port| {
+                format!(
+                    "--proxy-protocol-ports (TRAFFIC_CONTROLLER_PROXY_PROTOCOL_PORTS): nobody \
+                     listens on {port}; the ports here are {listening:?}"
+                )
+            });
+        let needless = !self.proxy_protocol_ports.is_empty() && self.proxy_protocol_from.is_empty();
+        all.extend(needless.then_some(
+            "--proxy-protocol-ports (TRAFFIC_CONTROLLER_PROXY_PROTOCOL_PORTS) needs \
+             --proxy-protocol-from (TRAFFIC_CONTROLLER_PROXY_PROTOCOL_FROM): who sends the headers",
+        ));
+        let all = all.into_iter().map(str::to_owned);
+        all.chain(elsewhere).collect()
     }
 }
 
@@ -418,12 +494,14 @@ impl Config {
 
     /// Where to listen for clients: at least one address.
     pub fn listen(&self) -> Vec<SocketAddr> {
-        let everywhere = match self.outgoing_cert_file {
-            Some(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        let everywhere = match self.outgoing_cert_file.is_none() && self.plain_from.is_empty() {
+            true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            false => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let ports = match (self.port, self.logger_endpoint_port) {
             (None, None) => vec![LOGGER_ENDPOINT_PORT],
+            // Two free ones are two; the same one can be bound once.
+            (Some(port), Some(same)) if port == same && port != 0 => vec![port],
             (port, logger_endpoint) => port.into_iter().chain(logger_endpoint).collect(),
         };
         let address = self.address.unwrap_or(everywhere);
@@ -431,6 +509,23 @@ impl Config {
             .into_iter()
             .map(|port| SocketAddr::new(address, port))
             .collect()
+    }
+
+    /// From where plain text is taken.
+    pub fn plain_from(&self) -> Networks {
+        match self.outgoing_cert_file {
+            None if self.plain_from.is_empty() => Networks::loopback(),
+            _ => self.plain_from.iter().copied().collect(),
+        }
+    }
+
+    /// The balancers that send PROXY headers to that port.
+    pub fn balancers(&self, port: u16) -> Networks {
+        let ports = &self.proxy_protocol_ports;
+        match ports.is_empty() || ports.contains(&port) {
+            true => self.proxy_protocol_from.iter().copied().collect(),
+            false => Networks::default(),
+        }
     }
 
     /// When a client is too slow, and how it is closed.
@@ -496,6 +591,58 @@ mod tests {
         assert_eq!(
             ports(&["--port", "8081", "--logger-endpoint-port", "4443"]),
             [8081, 4443]
+        );
+        let same = ["--port", "4443", "--logger-endpoint-port", "4443"];
+        assert_eq!(ports(&same), [4443], "bound once");
+        let free = ["--port", "0", "--logger-endpoint-port", "0"];
+        assert_eq!(ports(&free), [0, 0]);
+    }
+
+    #[test]
+    fn without_a_certificate_it_listens_on_loopback_unless_balancers_are_named() {
+        let cert = [
+            "--outgoing-cert-file",
+            "outgoing.crt",
+            "--outgoing-key-file",
+            "outgoing.key",
+        ];
+        let from = ["--plain-from", "10.0.0.0/8,192.0.2.7"];
+        let (balancer, other) = ("10.9.9.9", "192.0.2.8");
+        for (args, listening, taken) in [
+            (vec![], "127.0.0.1:4443", ["127.0.0.1"].as_slice()),
+            (from.to_vec(), "[::]:4443", &[balancer]),
+            (cert.to_vec(), "[::]:4443", &[]),
+            ([&cert[..], &from].concat(), "[::]:4443", &[balancer]),
+        ] {
+            let config = read(&args, &[]).unwrap();
+            assert_eq!(config.listen(), [listening.parse().unwrap()], "{args:?}");
+            let plain = config.plain_from();
+            let may = ["127.0.0.1", balancer, other].into_iter();
+            let may = may.filter(|address| plain.contains(address.parse().unwrap()));
+            assert_eq!(may.collect::<Vec<_>>(), taken, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn proxy_headers_are_for_all_ports_or_for_those_that_are_named() {
+        let from = ["--proxy-protocol-from", "10.0.0.5"];
+        let both = ["--port", "8081", "--logger-endpoint-port", "4443"];
+        let all = [&from[..], &both].concat();
+        let balancer = "10.0.0.5".parse().unwrap();
+        let on = |config: &Config, port| config.balancers(port).contains(balancer);
+        let config = read(&all, &[]).unwrap();
+        assert!(on(&config, 8081) && on(&config, 4443));
+        let one = [&all[..], &["--proxy-protocol-ports", "4443"]].concat();
+        let config = read(&one, &[]).unwrap();
+        assert!(!on(&config, 8081) && on(&config, 4443));
+        let wrong = [&both[..], &["--proxy-protocol-ports", "443"]].concat();
+        let error = read(&wrong, &[]).unwrap_err().to_string();
+        assert!(error.contains("nobody listens on 443"), "{error}");
+        assert!(error.contains("needs --proxy-protocol-from"), "{error}");
+        let error = read(&["--plain-from", "balancer"], &[]).unwrap_err();
+        assert!(
+            error.to_string().contains("such as 10.0.16.0/20"),
+            "{error}"
         );
     }
 

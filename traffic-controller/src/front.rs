@@ -8,6 +8,7 @@ pub mod connection;
 mod credential;
 mod end;
 mod firehose;
+mod forwarded;
 mod leaving;
 mod origin;
 mod recent;
@@ -16,9 +17,10 @@ mod set_cookie;
 mod slow;
 mod tail;
 
+pub use connection::Ends;
 pub use leaving::Leaving;
 pub use origin::{Origin, Origins};
-pub use security_log::{Ends, SecurityLog, SecurityLogError};
+pub use security_log::{SecurityLog, SecurityLogError};
 pub use slow::Rules;
 
 use self::answer::{bad_request, empty, last, moved, no_handshake, plain, refused, text};
@@ -41,6 +43,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tracing::{debug, warn};
 use transport::listener::Stream;
+use transport::networks::Networks;
 use transport::shutdown::Shutdown;
 use transport::websocket::upgrade::{self, Handshake};
 use transport::websocket::{Options, Socket};
@@ -76,6 +79,8 @@ pub struct Edge {
     pub system_domain: Option<String>,
     /// Whether to answer as upstream where we know better.
     pub upstream_answers: bool,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
     /// Who writes down each request.
     pub security_log: Option<SecurityLog>,
     /// When a client is too slow, and what it is told.
@@ -123,8 +128,9 @@ impl Front {
         let straightened =
             straightened.map_err(|bad| bad_request(bad, self.edge.upstream_answers))?;
         let (head, body) = request.into_parts();
+        let source = forwarded::source(ends.peer, &head.headers, &self.edge.trusted_proxies);
         if let Some(log) = &self.edge.security_log {
-            log.note(&head, ends);
+            log.note(&head, source, ends.local);
         }
         if let Some(path) = straightened {
             return Err(moved(&head.uri, &path));
@@ -155,7 +161,7 @@ impl Front {
             Asked::AppStream { .. } | Asked::Firehose { .. } => {}
         }
         let client = Client {
-            peer: ends.peer.to_string(),
+            peer: source.to_string(),
             path: shown(&head.uri),
             forwarded_for: forwarded_for(&head.headers),
         };
@@ -285,7 +291,7 @@ impl Front {
 
 /// Who a stream is for, as an operator would ask.
 struct Client {
-    /// Its address.
+    /// Its address, behind proxies of ours.
     peer: String,
     /// What it asked for, in its own words but for what may be a token: whoever reads a firehose
     /// is told.

@@ -21,6 +21,7 @@ pub struct Metrics {
     slow_consumers: AtomicU64,
     began: Instant,
     slow_lines: Mutex<Ration>,
+    refused_lines: Mutex<Ration>,
     slow_consumers_shown: Counter,
     /// Where an agent is told of each; nobody may be there.
     slow: mpsc::Sender<SlowConsumer>,
@@ -41,6 +42,10 @@ pub struct Metrics {
 /// them.
 const SLOW_LINES: u32 = 10;
 
+/// Connections refused that have a line in the log: one a second. Whoever scans the Internet for
+/// web servers makes them.
+const REFUSED_LINES: u32 = 1;
+
 /// What clients read.
 const ENDPOINTS: [&str; 2] = ["firehose", "stream"];
 
@@ -59,6 +64,10 @@ impl Metrics {
         describe_counter!(
             "traffic_controller_slow_consumers_total",
             "Clients closed for being too slow"
+        );
+        describe_counter!(
+            "traffic_controller_refused_connections_total",
+            "Connections of clients that ended before a request, by reason"
         );
         describe_counter!(
             "traffic_controller_refused_requests_total",
@@ -143,6 +152,7 @@ impl Metrics {
             slow_consumers: AtomicU64::new(0),
             began: Instant::now(),
             slow_lines: Mutex::new(Ration::new(SLOW_LINES)),
+            refused_lines: Mutex::new(Ration::new(REFUSED_LINES)),
             slow_consumers_shown: counter!("traffic_controller_slow_consumers_total"),
             slow,
             to_tell: Mutex::new(Some(to_tell)),
@@ -184,10 +194,16 @@ impl Metrics {
 
     /// Whether there is a line in the log for one more, and how many had none since the last.
     pub(crate) fn line_for_a_slow_consumer(&self) -> Option<u64> {
-        let mut lines = self
-            .slow_lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        self.line(&self.slow_lines)
+    }
+
+    /// The same for a connection that was refused.
+    pub(crate) fn line_for_a_refused_connection(&self) -> Option<u64> {
+        self.line(&self.refused_lines)
+    }
+
+    fn line(&self, lines: &Mutex<Ration>) -> Option<u64> {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.line(self.began.elapsed())
     }
 
@@ -201,6 +217,11 @@ impl Metrics {
     pub(crate) fn slow_to_tell(&self) -> Option<(mpsc::Receiver<SlowConsumer>, Arc<Notify>)> {
         let mut to_tell = self.to_tell.lock().unwrap_or_else(PoisonError::into_inner);
         Some((to_tell.take()?, self.hurry.clone()))
+    }
+
+    /// A connection ended before it had asked for anything.
+    pub(crate) fn refused_connection(reason: &'static str) {
+        counter!("traffic_controller_refused_connections_total", "reason" => reason).increment(1);
     }
 
     /// A request was refused, or was not HTTP.

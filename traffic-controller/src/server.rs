@@ -59,7 +59,7 @@ const AUDIT: Duration = Duration::from_secs(1);
 
 /// Bound sockets.
 pub struct Listeners {
-    /// Clients.
+    /// Clients, in the order of [`Config::listen`].
     pub public: Vec<TcpListener>,
     /// Operators.
     pub admin: TcpListener,
@@ -84,8 +84,8 @@ pub enum StartError {
     #[error(transparent)]
     SecurityLog(#[from] SecurityLogError),
     /// Plain text on an address that others can reach.
-    #[error(transparent)]
-    Plain(#[from] PlainOutsideLoopback),
+    #[error("{0}, or name balancers that end TLS in TRAFFIC_CONTROLLER_PLAIN_FROM")]
+    Plain(PlainOutsideLoopback),
     /// Plain text to an agent elsewhere.
     #[error("cannot report to the agent at AGENT_GRPC_ADDRESS")]
     Agent(#[from] PlainToAnother),
@@ -165,8 +165,9 @@ fn exposed(config: &Config) -> Vec<StartError> {
         if is_left_open(config) {
             errors.push(StartError::OpenOutsideLoopback { address });
         }
-        if config.outgoing_tls().is_none() {
-            errors.push(plain.into());
+        // Those of whom plain text is taken have been named; nobody else gets any.
+        if config.outgoing_tls().is_none() && config.plain_from.is_empty() {
+            errors.push(StartError::Plain(plain));
         }
     }
     errors
@@ -269,11 +270,16 @@ pub async fn run(
         leaving: Leaving::new(clients.shutdown(), config.drain.mul_f64(SPREAD)),
     });
     let acceptor = Acceptor {
+        plain_from: config.plain_from(),
         read_buffer: READ_BUFFER_IDLE,
         ..Acceptor::new(outgoing)
     };
-    for public in listeners.public {
-        let (front, acceptor, shutdown) = (front.clone(), acceptor.clone(), accepting.shutdown());
+    for (public, asked) in listeners.public.into_iter().zip(config.listen()) {
+        let acceptor = Acceptor {
+            balancers: config.balancers(asked.port()),
+            ..acceptor.clone()
+        };
+        let (front, shutdown) = (front.clone(), accepting.shutdown());
         let most = config.max_streams.saturating_add(PENDING_CONNECTIONS);
         accepting.shutdown().spawn(async move {
             let serve = |tcp, peer| connection::serve(acceptor.clone(), front.clone(), tcp, peer);
@@ -306,9 +312,13 @@ pub async fn run(
 
     stop.await;
 
-    info!("draining");
     supervisor.stopping();
     ready.set(false);
+    if !config.drain_wait.is_zero() {
+        info!(wait = ?config.drain_wait, "not ready; clients may still come");
+        tokio::time::sleep(config.drain_wait).await;
+    }
+    info!("draining");
     accepting.begin();
     // Each client leaves at a moment of its own, with what is there for it; a firehose's Dopplers
     // are told then, and say their last counts. Whoever is still there when that is over gets
@@ -368,7 +378,7 @@ pub async fn run(
 fn edge(config: &Config) -> Result<Edge, StartError> {
     let origins = Origins::new(config.system_domain.as_deref(), &config.allowed_origins);
     let security_log = match &config.security_event_log {
-        Some(path) => Some(SecurityLog::open(path, config.ip, &config.trusted_proxies)?),
+        Some(path) => Some(SecurityLog::open(path, config.ip)?),
         None => None,
     };
     Ok(Edge {
@@ -380,6 +390,7 @@ fn edge(config: &Config) -> Result<Edge, StartError> {
         any_page: config.disable_access_control,
         system_domain: config.system_domain.clone(),
         upstream_answers: config.upstream_answers,
+        trusted_proxies: config.trusted_proxies.iter().copied().collect(),
         security_log,
         slow: config.slow(),
     })

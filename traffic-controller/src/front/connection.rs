@@ -1,6 +1,6 @@
 //! One connection of a client: HTTP/1.1 until it becomes a stream, and not for long.
 
-use super::{Ends, Front};
+use super::Front;
 use crate::metrics::Metrics;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tracing::debug;
-use transport::listener::Acceptor;
+use tracing::{debug, warn};
+use transport::cause::chain;
+use transport::listener::{AcceptError, Acceptor};
 
 /// How long a client has for the head of a request (upstream's `ReadHeaderTimeout`), its first
 /// or the next on a connection that is kept alive.
@@ -29,13 +30,46 @@ const MAX_HEAD: usize = 16 << 10;
 /// The most headers in a request.
 const MAX_HEADERS: usize = 64;
 
+/// Both ends of a client's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// Who connected, or whom the balancer in front of us named.
+    pub peer: SocketAddr,
+    /// Where to.
+    pub local: SocketAddr,
+}
+
+/// What to do about a balancer that was not named.
+const NAME_BALANCERS: &str = "TRAFFIC_CONTROLLER_PLAIN_FROM names balancers that end TLS, \
+    TRAFFIC_CONTROLLER_PROXY_PROTOCOL_FROM those that send PROXY headers";
+
+/// What to do about one that was, and does not do what it was named for.
+const SEND_HEADERS: &str = "TRAFFIC_CONTROLLER_PROXY_PROTOCOL_FROM names it: have it send them \
+    (HAProxy: send-proxy-v2, and check-send-proxy), or take it out";
+
 /// Serves an accepted socket until it is a stream, or over.
 pub async fn serve(acceptor: Acceptor, front: Arc<Front>, tcp: TcpStream, peer: SocketAddr) {
     // Where it came in is only told to the log: a socket that no longer knows is over soon.
     let local = tcp.local_addr().unwrap_or(peer);
-    match acceptor.accept(tcp, peer).await {
-        Ok(stream) => answer(stream, front, Ends { peer, local }).await,
-        Err(error) => debug!(%peer, error = &error as &dyn Error, "not accepted"),
+    // A socket for both families says ::ffff:192.0.2.1.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    match acceptor.accept_client(tcp, peer).await {
+        Ok((stream, peer)) => answer(stream, front, Ends { peer, local }).await,
+        Err(error) => not_accepted(&error, peer, &front.metrics),
+    }
+}
+
+/// Counts a connection that did not get as far as a request. Where a setting may be wrong, there
+/// is a line in the log, if there is room.
+fn not_accepted(error: &AcceptError, peer: SocketAddr, metrics: &Metrics) {
+    Metrics::refused_connection(error.reason());
+    let what_to_do = match error {
+        AcceptError::PlainText { .. } => NAME_BALANCERS,
+        AcceptError::ProxyHeader { .. } => SEND_HEADERS,
+        _ => return debug!(%peer, error = error as &dyn Error, "not accepted"),
+    };
+    if let Some(unsaid) = metrics.line_for_a_refused_connection() {
+        warn!(unsaid, "{}; {what_to_do}", chain(error));
     }
 }
 

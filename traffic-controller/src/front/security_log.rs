@@ -5,9 +5,9 @@
 //! for a disk. Nothing in a request can end its line or forge a field of it, and no token is in
 //! it. What the file did not take is counted.
 
+use super::forwarded::Source;
 use http::HeaderMap;
 use http::request::Parts;
-use ipnet::IpNet;
 use metrics::{Counter, counter, describe_counter};
 use proto::request::{Plus, unescape};
 use std::borrow::Cow;
@@ -38,22 +38,12 @@ const MAX_REQUEST_ID: usize = 64;
 /// Parameters of a query that are shown. The value of any other may be a token.
 const SHOWN: [&str; 5] = ["filter-type", "limit", "recent", "app", "CookieName"];
 
-/// Both ends of a client's connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Ends {
-    /// Who connected.
-    pub peer: SocketAddr,
-    /// Where to.
-    pub local: SocketAddr,
-}
-
 /// The log. Cloned, it is the same.
 #[derive(Clone)]
 pub struct SecurityLog {
     lines: SyncSender<Entry>,
     lost: Counter,
     ip: Option<IpAddr>,
-    trusted: Vec<IpNet>,
 }
 
 enum Entry {
@@ -70,16 +60,11 @@ pub struct SecurityLogError {
 }
 
 impl SecurityLog {
-    /// Opens the file at `path`; `ip` is this host as the lines name it, `trusted` are the
-    /// proxies whose `X-Forwarded-For` is believed.
+    /// Opens the file at `path`; `ip` is this host as the lines name it.
     ///
     /// # Errors
     /// When the file cannot be opened: a log that is asked for and not there is worse than none.
-    pub fn open(
-        path: &Path,
-        ip: Option<IpAddr>,
-        trusted: &[IpNet],
-    ) -> Result<SecurityLog, SecurityLogError> {
+    pub fn open(path: &Path, ip: Option<IpAddr>) -> Result<SecurityLog, SecurityLogError> {
         describe_counter!(
             "traffic_controller_security_events_lost_total",
             "Lines of the security event log that were not written"
@@ -104,18 +89,14 @@ impl SecurityLog {
             .name("security-log".to_owned())
             .spawn(move || writer.run(&waiting))
             .map_err(failed)?;
-        Ok(SecurityLog {
-            lines,
-            lost,
-            ip,
-            trusted: trusted.to_vec(),
-        })
+        Ok(SecurityLog { lines, lost, ip })
     }
 
-    /// Notes a request.
-    pub(super) fn note(&self, head: &Parts, ends: Ends) {
+    /// Notes a request that came from there to here.
+    pub(super) fn note(&self, head: &Parts, source: Source, local: SocketAddr) {
         let now = unix_ns() / 1_000_000;
-        let line = line(head, ends, self.ip, &self.trusted, now);
+        let here = self.ip.unwrap_or(local.ip()).to_canonical();
+        let line = line(head, source, SocketAddr::new(here, local.port()), now);
         if self.lines.try_send(Entry::Line(line)).is_err() {
             self.lost.increment(1);
         }
@@ -211,7 +192,7 @@ fn append(path: &Path) -> io::Result<File> {
 
 /// One line, its end included (spec of upstream's `auth/accesslog.go`, escaped as ArcSight's CEF
 /// asks, which upstream does not).
-fn line(head: &Parts, ends: Ends, ip: Option<IpAddr>, trusted: &[IpNet], now: i64) -> String {
+fn line(head: &Parts, source: Source, here: SocketAddr, now: i64) -> String {
     let path = request(head);
     let (mut name, mut value) = (String::new(), String::new());
     escape(&mut name, path.as_bytes(), b"\\|");
@@ -222,14 +203,8 @@ fn line(head: &Parts, ends: Ends, ip: Option<IpAddr>, trusted: &[IpNet], now: i6
     escape(&mut method, head.method.as_str().as_bytes(), b"\\|");
     escape(&mut method_value, head.method.as_str().as_bytes(), b"\\=|");
     let id = request_id(&head.headers);
-    let peer = ends.peer.ip().to_canonical();
-    let source = source(peer, &head.headers, trusted);
-    let port = match source == peer {
-        true => ends.peer.port().to_string(),
-        false => String::new(),
-    };
-    let here = ip.unwrap_or(ends.local.ip()).to_canonical();
-    let at = ends.local.port();
+    let port = source.port.map(|port| port.to_string()).unwrap_or_default();
+    let (source, here, at) = (source.ip, here.ip(), here.port());
     format!(
         "CEF:0|cloud_foundry|loggregator_trafficcontroller|1.0|{method} {name}|{method} {name}|0|\
          rt={now} cs1Label=userAuthenticationMechanism cs1=oauth-access-token \
@@ -269,35 +244,6 @@ fn request_id(headers: &HeaderMap) -> String {
     id.take(MAX_REQUEST_ID).copied().map(char::from).collect()
 }
 
-/// Who asked: the peer, or, if that is a proxy of ours, the last hop that is none.
-fn source(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let lines = headers.get_all("x-forwarded-for").iter();
-    let hops: Vec<&str> = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .collect();
-    let mut source = peer;
-    for hop in hops.iter().rev() {
-        if !trusted.iter().any(|network| network.contains(&source)) {
-            break;
-        }
-        // Behind what is no address nothing can be believed.
-        let Some(address) = address(hop.trim()) else {
-            break;
-        };
-        source = address;
-    }
-    source
-}
-
-/// An address of a hop, which may have a port.
-fn address(hop: &str) -> Option<IpAddr> {
-    let address = hop
-        .parse()
-        .or_else(|_| hop.parse().map(|at: SocketAddr| at.ip()));
-    Some(address.ok()?.to_canonical())
-}
-
 /// Appends `bytes` so that a line and its fields hold: a backslash before each of `special`, and
 /// what is not printable ASCII as `%XX`. So is a space: what looks for ` src=` and knows nothing
 /// of backslashes finds only ours.
@@ -322,23 +268,20 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn ends() -> Ends {
-        Ends {
-            peer: "192.0.2.7:5555".parse().unwrap(),
-            local: "10.0.0.1:8081".parse().unwrap(),
+    fn source() -> Source {
+        Source {
+            ip: [192, 0, 2, 7].into(),
+            port: Some(5555),
         }
     }
 
+    fn logged_from(source: Source, request: Request<()>) -> String {
+        let here = "10.1.2.3:8081".parse().unwrap();
+        line(&request.into_parts().0, source, here, 1_700_000_000_123)
+    }
+
     fn logged(request: Request<()>) -> String {
-        let trusted = ["192.0.2.0/28".parse().unwrap()];
-        let ip = Some("10.1.2.3".parse().unwrap());
-        line(
-            &request.into_parts().0,
-            ends(),
-            ip,
-            &trusted,
-            1_700_000_000_123,
-        )
+        logged_from(source(), request)
     }
 
     /// The value behind the first ` name=`, as the simplest reader finds it.
@@ -361,6 +304,12 @@ mod tests {
              cs2Label=vcapRequestId cs2=5b2a-77 request=/firehose/a%20b?filter-type\\=logs \
              requestMethod=GET src=192.0.2.7 spt=5555 dst=10.1.2.3 dpt=8081\n"
         );
+        let forwarded = Source {
+            port: None,
+            ..source()
+        };
+        let line = logged_from(forwarded, Request::get("/x").body(()).unwrap());
+        assert!(line.contains(" src=192.0.2.7 spt= dst="), "{line}");
     }
 
     #[test]
@@ -415,31 +364,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_source_is_the_last_hop_that_is_not_ours() {
-        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        for (peer, hops, expected) in [
-            ("192.0.2.1", "1.2.3.4", "192.0.2.1"),
-            ("10.0.0.1", "", "10.0.0.1"),
-            ("10.0.0.1", "1.2.3.4", "1.2.3.4"),
-            // What the client itself wrote stands on the left.
-            ("10.0.0.1", "6.6.6.6, 1.2.3.4", "1.2.3.4"),
-            ("10.0.0.1", "1.2.3.4, 10.0.0.2, fd00::1", "1.2.3.4"),
-            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
-            ("10.0.0.1", "1.2.3.4, dst=5", "10.0.0.1"),
-            ("10.0.0.1", "1.2.3.4, 10.0.0.2, fe80::1%eth0", "10.0.0.1"),
-            ("10.0.0.1", "1.2.3.4:80, [fd00::2]:443", "1.2.3.4"),
-            ("10.0.0.1", "::ffff:1.2.3.4", "1.2.3.4"),
-        ] {
-            let mut headers = HeaderMap::new();
-            if !hops.is_empty() {
-                headers.insert("x-forwarded-for", hops.parse().unwrap());
-            }
-            let source = source(peer.parse().unwrap(), &headers, &trusted);
-            assert_eq!(source, expected.parse::<IpAddr>().unwrap(), "{peer} {hops}");
-        }
-    }
-
     #[tokio::test]
     async fn lines_are_appended_and_follow_the_name_when_the_file_is_moved_away() {
         let directory = std::env::temp_dir().join(format!("security-log-{}", std::process::id()));
@@ -447,8 +371,9 @@ mod tests {
         let (path, moved) = (directory.join("events"), directory.join("events.1"));
         std::fs::write(&path, "before\n").unwrap();
         let (head, ()) = Request::get("/x").body(()).unwrap().into_parts();
-        let log = SecurityLog::open(&path, None, &[]).unwrap();
-        log.note(&head, ends());
+        let here = "10.0.0.1:8081".parse().unwrap();
+        let log = SecurityLog::open(&path, None).unwrap();
+        log.note(&head, source(), here);
         log.flush().await;
         let written = std::fs::read_to_string(&path).unwrap();
         assert!(written.starts_with("before\nCEF:0|") && written.lines().count() == 2);
@@ -457,10 +382,10 @@ mod tests {
         let looked = Instant::now();
         while !path.exists() {
             assert!(looked.elapsed() < Duration::from_secs(20), "not followed");
-            log.note(&head, ends());
+            log.note(&head, source(), here);
             log.flush().await;
         }
         std::fs::remove_dir_all(&directory).unwrap();
-        assert!(SecurityLog::open(&path, None, &[]).is_err());
+        assert!(SecurityLog::open(&path, None).is_err());
     }
 }
