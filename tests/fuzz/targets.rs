@@ -9,6 +9,7 @@ mod envelopes;
 mod head;
 mod link;
 mod path;
+mod proxy;
 mod tokens;
 mod websocket;
 
@@ -31,7 +32,8 @@ const fn target(name: &'static str, run: fn(&[u8]), mutations: usize) -> Target 
 }
 
 /// All of them, those first that need no credential to be reached.
-pub(crate) const ALL: [Target; 10] = [
+pub(crate) const ALL: [Target; 11] = [
+    target("proxy_header", proxy::proxy, 20_000),
     target("request_head", head::request, 1_000),
     target("request_path", path::request, 50_000),
     target("token_file", tokens::file, 1_000),

@@ -24,6 +24,7 @@ mod openssl;
 mod overdriven;
 mod pace;
 mod pipeline;
+mod proxies;
 mod ranges;
 mod recent;
 mod reload;
