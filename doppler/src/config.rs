@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use transport::clock::{interval_ms, seconds};
+use transport::networks::{IpNet, network};
 use transport::settings::{self, Combination, Over, Property, Settings, nothing, pem, value};
 use transport::tls::Identity;
 
@@ -89,12 +90,25 @@ pub struct Config {
     #[arg(long, env = "ROUTER_METRIC_SOURCE_ID", default_value = "doppler")]
     pub metric_source_id: String,
 
-    /// TCP port of the admin listener on 127.0.0.1; 0 takes a free one.
+    /// TCP port of the admin listener; 0 takes a free one.
     ///
     /// Serves /health/live, /health/ready, /metrics, /subscriptions and /losses. Stands in for
     /// upstream's pprof port, whose variable it keeps.
     #[arg(long, env = "ROUTER_PPROF_PORT", default_value_t = 0)]
     pub admin_port: u16,
+
+    /// Networks that may ask the admin listener, beside this machine, as CIDR, comma separated:
+    /// probes, Prometheus [default: none].
+    ///
+    /// With any of them it listens on all addresses, else on 127.0.0.1. It speaks plain text, and
+    /// tells who reads what.
+    #[arg(
+        long,
+        env = "DOPPLER_ADMIN_FROM",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub admin_from: Vec<IpNet>,
 
     /// Bytes the chunk log may hold: what the slowest firehose may lag behind before it loses.
     #[arg(long, env = "DOPPLER_LOG_BYTES", default_value_t = 64 << 20)]
@@ -175,6 +189,7 @@ impl Settings for Config {
         ),
         value("doppler.metric_source_id", "metric_source_id"),
         value("doppler.pprof_port", "admin_port"),
+        value("doppler.admin_from", "admin_from"),
         value("doppler.log_bytes", "log_bytes"),
         value("doppler.app_store_bytes", "app_store_bytes"),
         value("doppler.half_received_bytes", "half_received_bytes"),
@@ -247,7 +262,11 @@ impl Config {
 
     /// Where the admin listener is.
     pub fn admin(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.admin_port)
+        let address = match self.admin_from.is_empty() {
+            true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            false => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        SocketAddr::new(address, self.admin_port)
     }
 
     /// Certificate, key and client CA, if this Doppler speaks TLS.

@@ -279,7 +279,8 @@ pub async fn run(
         let losses = Box::new(move |query: &str| counts.losses(query));
         let admin_page = Admin::new(telemetry, ready.clone())
             .page("/subscriptions", page)
-            .question("/losses", losses);
+            .question("/losses", losses)
+            .from(config.admin_from.iter().copied().collect());
         let shutdown = admin.shutdown();
         async move { admin_page.serve(listeners.admin, &shutdown).await }
     });

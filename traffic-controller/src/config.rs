@@ -4,12 +4,11 @@
 use crate::dopplers::discovery::Name;
 use crate::front::{Origin, Rules};
 use clap::Parser;
-use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use transport::clock::{interval, seconds};
-use transport::networks::{Networks, network};
+use transport::networks::{IpNet, Networks, network};
 use transport::secret::Secret;
 use transport::settings::{self, Combination, Over, Property, Settings, nothing, pem, value};
 use transport::tls::Identity;
@@ -267,12 +266,25 @@ pub struct Config {
     #[arg(long, env = "TRAFFIC_CONTROLLER_APP_BYTES", default_value_t = 256 << 10)]
     pub app_bytes: usize,
 
-    /// TCP port of the admin listener on 127.0.0.1; 0 takes a free one.
+    /// TCP port of the admin listener; 0 takes a free one.
     ///
     /// Serves /health/live, /health/ready, /metrics, /subscriptions and /losses. Stands in for
     /// upstream's pprof port, whose variable it keeps.
     #[arg(long, env = "TRAFFIC_CONTROLLER_PPROF_PORT", default_value_t = 0)]
     pub admin_port: u16,
+
+    /// Networks that may ask the admin listener, beside this machine, as CIDR, comma separated:
+    /// probes, Prometheus [default: none].
+    ///
+    /// With any of them it listens on all addresses, else on 127.0.0.1. It speaks plain text, and
+    /// tells who reads what.
+    #[arg(
+        long,
+        env = "TRAFFIC_CONTROLLER_ADMIN_FROM",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub admin_from: Vec<IpNet>,
 
     /// Seconds between not being ready and closing the listeners, for balancers to notice; it comes
     /// before --drain.
@@ -373,6 +385,7 @@ impl Settings for Config {
         value("traffic_controller.topic_bytes", "topic_bytes"),
         value("traffic_controller.app_bytes", "app_bytes"),
         value("traffic_controller.pprof_port", "admin_port"),
+        value("traffic_controller.admin_from", "admin_from"),
         value("traffic_controller.drain_wait", "drain_wait"),
         value("traffic_controller.drain", "drain"),
         value("traffic_controller.notify_socket", "notify_socket"),
@@ -543,7 +556,11 @@ impl Config {
 
     /// Where the admin listener is.
     pub fn admin(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.admin_port)
+        let address = match self.admin_from.is_empty() {
+            true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            false => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        SocketAddr::new(address, self.admin_port)
     }
 
     /// Certificate and key for clients, if they are served over TLS.

@@ -1,7 +1,7 @@
 //! What a process says about itself: log lines on stderr, metrics, and the admin listener.
 //!
-//! The admin listener shows metrics and health to whoever may connect to it, which is why it
-//! binds loopback unless told otherwise. It changes nothing: GET and HEAD only.
+//! The admin listener shows metrics and health to this machine, and to whoever else was named: who
+//! reads what, and from where, is nobody else's business. It changes nothing: GET and HEAD only.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -9,8 +9,8 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -22,10 +22,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
-use tracing::debug;
+use tracing::{debug, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::listener;
+use crate::networks::Networks;
+use crate::ration::Ration;
 use crate::shutdown::Shutdown;
 
 mod lines;
@@ -203,6 +205,10 @@ pub struct Admin {
     metrics: Metrics,
     ready: Readiness,
     pages: BTreeMap<&'static str, Answer>,
+    /// Who may ask, beside this machine.
+    from: Networks,
+    strangers: Mutex<Ration>,
+    began: Instant,
 }
 
 impl Admin {
@@ -212,6 +218,17 @@ impl Admin {
             metrics,
             ready,
             pages: BTreeMap::new(),
+            from: Networks::default(),
+            strangers: Mutex::new(Ration::new(1)),
+            began: Instant::now(),
+        }
+    }
+
+    /// Answers who comes from there, too.
+    pub fn from(self, networks: Networks) -> Admin {
+        Admin {
+            from: networks,
+            ..self
         }
     }
 
@@ -246,6 +263,16 @@ impl Admin {
     }
 
     async fn connection(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, shutdown: Shutdown) {
+        if !Networks::loopback().contains(peer.ip()) && !self.from.contains(peer.ip()) {
+            let mut strangers = self
+                .strangers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(unsaid) = strangers.line(self.began.elapsed()) {
+                warn!(%peer, unsaid, "refused: only named networks may ask the admin listener");
+            }
+            return;
+        }
         if let Err(error) = listener::tune(&tcp) {
             return debug!(%peer, %error, "admin connection left");
         }
