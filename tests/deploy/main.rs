@@ -133,6 +133,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(checks: Vec<Check>, lanes: usize) -> ExitCode {
+    // Not in the time of whichever check comes first.
+    python::programs().await;
     let (alone, beside): (Vec<_>, Vec<_>) = checks.into_iter().partition(|check| check.alone);
     let mut failed = Vec::new();
     for (lanes, checks) in [(lanes.max(1), beside), (1, alone)] {

@@ -26,7 +26,7 @@ async fn install() -> PathBuf {
         run(python.args(["-m", "venv", "--clear"]).arg(&venv)).await;
         let list = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/requirements.txt");
         let mut pip = Command::new(venv.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet"])
+        pip.args(["-m", "pip", "install", "--quiet", "--no-compile"])
             .arg("--disable-pip-version-check")
             // All there is to install is in the list: with its version, and built.
             .args(["--no-deps", "--only-binary=:all:", "--requirement", list]);

@@ -26,13 +26,13 @@ pub(crate) const TRAFFIC: Duration = Duration::from_secs(90);
 pub(crate) const IDLE: Duration = Duration::from_secs(150);
 pub(crate) const HEADERS: Duration = Duration::from_secs(60);
 
-/// From a kill, or the signal to drain, until all clients read again. nginx asks who refused again
-/// after 5 s.
-const RECOVERY: Duration = Duration::from_secs(10);
+/// From a kill, or the signal to drain, until all clients read again: 4 s of drain, 5 s in which
+/// nginx asks nobody who has refused, and a client's next try, on a busy machine.
+const RECOVERY: Duration = Duration::from_secs(15);
 
-/// From a hang until all clients read again: three checks at 2 s, of which the last has to time
-/// out, and room.
-const NOTICED: Duration = Duration::from_secs(15);
+/// From a hang until all clients read again: three checks at 2 s, and tries of clients that were sent
+/// to who hangs meanwhile, each of 3 s. Without checks it would be for ever.
+const NOTICED: Duration = Duration::from_secs(30);
 
 /// The idle limits of the balancers in that check.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long there is silence: half as long again.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// Balancers' clocks are coarse: some look every second, Envoy counts from its last byte.
-const COARSE: Duration = Duration::from_secs(10);
+/// Clocks of balancers are coarse, and the machine may be busy. Still less than the silence.
+const COARSE: Duration = Duration::from_secs(20);
 
 /// How much is logged, of two apps together.
 const SENT: u64 = 100;
