@@ -103,10 +103,12 @@ impl Project {
     }
 
     /// What compose.yaml may be told.
-    fn variables(&self) -> [(&str, String); 3] {
+    fn variables(&self) -> [(&str, String); 4] {
         [
             ("PORT", self.port.to_string()),
             ("IMAGE", self.image.clone()),
+            // What this machine allows.
+            ("NOFILE", "20000".to_owned()),
             ("HAPROXY_IMAGE", self.haproxy.clone()),
         ]
     }
