@@ -4,14 +4,13 @@
 //!
 //! Changed is only where the programs are, and ports.
 
-use crate::command::{command, deploy, ours, output, text};
+use crate::command::{command, deploy, output, text};
 use crate::{Check, settings};
 use futures::FutureExt;
 use harness::certs::Certs;
 use harness::process::{Process, Signal};
-use harness::{binaries, cluster, within};
+use harness::{binaries, cluster};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 use tokio::net::UnixDatagram;
 
@@ -36,14 +35,6 @@ pub(crate) fn checks() -> Vec<Check> {
             limit: Duration::from_secs(90),
             alone: false,
             run: || start().boxed(),
-        },
-        Check {
-            name: "systemd container",
-            what: "a real systemd in a container runs the three units as they are shipped, with all \
-                   that they forbid; a log goes through, and they stop in order",
-            limit: Duration::from_secs(180),
-            alone: true,
-            run: || container().boxed(),
         },
     ]
 }
@@ -116,177 +107,6 @@ async fn start() -> Result<String, String> {
     controller.stop().await?;
     doppler.stop().await?;
     Ok("READY, WATCHDOG and STOPPING of both, and exit code 0".to_owned())
-}
-
-async fn container() -> Result<String, String> {
-    let directory = tempfile::tempdir().unwrap();
-    let units = directory.path().join("units");
-    let etc = directory.path().join("etc");
-    std::fs::create_dir_all(units.join("traffic-controller.service.d")).unwrap();
-    for unit in UNITS {
-        // A template has its instance as a name of its own.
-        let shipped = unit.replace("@archive", "@");
-        std::fs::copy(deploy("systemd").join(&shipped), units.join(&shipped)).unwrap();
-    }
-    let wants = format!(
-        "[Unit]\nDefaultDependencies=no\nWants={}\n",
-        UNITS.join(" ")
-    );
-    std::fs::write(units.join("multi-user.target"), wants).unwrap();
-    // What the unit says of tokens.
-    let unit = text(&deploy("systemd/traffic-controller.service"));
-    let tokens = unit.lines().filter_map(|line| line.strip_prefix("#   "));
-    let tokens: Vec<&str> = tokens.collect();
-    let tokens = format!("[Service]\n{}\n", tokens.join("\n"));
-    let drop_in = units.join("traffic-controller.service.d/tokens.conf");
-    std::fs::write(drop_in, tokens).unwrap();
-
-    let mut certificates = command(deploy("certificates"), &[]);
-    output(certificates.arg(&etc).arg("localhost")).await?;
-    std::fs::copy(etc.join("ca.crt"), etc.join("nozzle-ca.crt")).unwrap();
-    for (file, text) in [
-        (
-            "tokens.yml",
-            "- {token: a-token, firehose: true, apps: all}",
-        ),
-        ("nozzle.token", "a-token"),
-        ("nozzle.env", "DOPPLER_ADDR=wss://localhost:4443"),
-        ("traffic-controller.env", "ROUTER_ADDRS=127.0.0.1:8082"),
-    ] {
-        std::fs::write(etc.join(file), text).unwrap();
-    }
-
-    let systemd = Container::start(&units, &etc).await?;
-    let active = within(NOTICE, async || {
-        let arguments = [&["systemctl", "is-active"][..], &UNITS].concat();
-        systemd
-            .run(&arguments)
-            .await
-            .is_ok_and(|said| said == "active\n".repeat(3))
-    });
-    if !active.await {
-        return Err(format!("not all are active: {}", systemd.log().await));
-    }
-    let app = "5f0d1c9e-0000-4000-8000-000000000001";
-    let sent = format!(
-        "echo a line | docker exec -i {} firehose emit --doppler localhost:8082 --app {app} \
-         --ca {ETC}/ca.crt --cert {ETC}/metron.crt --key {ETC}/metron.key",
-        systemd.name
-    );
-    output(&mut command("sh", &["-c", &sent])).await?;
-    let ca = format!("{ETC}/ca.crt");
-    let token = format!("{ETC}/nozzle.token");
-    let tail = ["firehose", "tail", app, "--recent", "1", "--max", "1"];
-    let with = [
-        "--endpoint",
-        "wss://localhost:4443",
-        "--ca",
-        &ca,
-        "--token-file",
-        &token,
-    ];
-    let said = systemd.run(&[&tail[..], &with].concat()).await?;
-    if !said.contains("a line") {
-        return Err(format!("the tail shows {said:?}"));
-    }
-    for unit in ["traffic-controller.service", "doppler.service"] {
-        systemd.run(&["systemctl", "stop", unit]).await?;
-        let properties = "--property=Result,ExecMainStatus,NRestarts";
-        let said = systemd
-            .run(&["systemctl", "show", properties, unit])
-            .await?;
-        for wanted in ["Result=success", "ExecMainStatus=0", "NRestarts=0"] {
-            if !said.lines().any(|line| line == wanted) {
-                return Err(format!("{unit}: {said}: {}", systemd.log().await));
-            }
-        }
-    }
-    Ok("three units active, one log through, both servers stopped with success".to_owned())
-}
-
-/// What is started in the container.
-const UNITS: [&str; 3] = [
-    "doppler.service",
-    "traffic-controller.service",
-    "firehose-nozzle@archive.service",
-];
-
-/// Where the units look for files.
-const ETC: &str = "/etc/loggregator";
-
-/// A systemd that is process 1 of a container without a network.
-struct Container {
-    name: String,
-}
-
-impl Container {
-    async fn start(units: &Path, etc: &Path) -> Result<Container, String> {
-        let container = Container {
-            name: format!("loggregator-check-systemd-{}", std::process::id()),
-        };
-        let programs = [
-            binaries::doppler(),
-            binaries::traffic_controller(),
-            binaries::firehose(),
-        ];
-        let mut image = command(ours("systemd/image"), &[&container.name]);
-        output(image.args(&programs)).await?;
-        // It mounts, makes control groups and drops rights: what a machine's systemd may.
-        let mut run = command("docker", &["run", "--detach", "--privileged"]);
-        run.args(["--network", "none", "--env", "container=docker"])
-            .args([
-                "--tmpfs",
-                "/run",
-                "--tmpfs",
-                "/tmp",
-                "--name",
-                &container.name,
-            ]);
-        let mut mount = |from: &Path, to: &str| {
-            run.arg("--volume")
-                .arg(format!("{}:{to}:ro", from.display()));
-        };
-        mount(units, "/usr/lib/systemd/system");
-        mount(etc, ETC);
-        for program in &programs {
-            let name = program.file_name().expect("it is a file").to_string_lossy();
-            mount(program, &format!("/usr/bin/{name}"));
-        }
-        run.args([&*container.name, "/usr/lib/systemd/systemd"])
-            .args(["--unit=multi-user.target", "--log-target=console"]);
-        output(&mut run).await?;
-        Ok(container)
-    }
-
-    /// A command in it.
-    async fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        output(command("docker", &["exec", &self.name]).args(arguments)).await
-    }
-
-    /// What systemd says of it all.
-    async fn log(&self) -> String {
-        let arguments = [&["systemctl", "status", "--no-pager"][..], &UNITS].concat();
-        let status = self.run(&arguments).await.unwrap_or_else(|status| status);
-        let mut logs = command("docker", &["logs", &self.name]);
-        let console = output(&mut logs).await.unwrap_or_else(|error| error);
-        format!("{status}\n{console}")
-    }
-}
-
-/// Nothing of it stays, however the check ends.
-impl Drop for Container {
-    fn drop(&mut self) {
-        for what in [
-            &["rm", "--force", "--volumes"][..],
-            &["image", "rm", "--force"],
-        ] {
-            let mut docker = std::process::Command::new("docker");
-            let docker = docker.args(what).arg(&self.name).stdout(Stdio::null());
-            if !docker.status().is_ok_and(|status| status.success()) {
-                eprintln!("left behind in Docker: {}", self.name);
-            }
-        }
-    }
 }
 
 /// A process that was started as its unit says.
