@@ -222,9 +222,12 @@ async fn both_ports_lead_to_the_same_traffic_controller() {
         assert_eq!(status(&mut tcp, &request).await, Some(101));
         streams.push(tcp);
     }
-    let page = admin::subscriptions(admin).await;
     for id in ["first", "second"] {
-        assert_eq!(page.members(id), 1, "{id}");
+        eventually(SOON, id, async || {
+            let page = admin::subscriptions(admin).await;
+            page.firehose(id, "everything").1 == 1
+        })
+        .await;
     }
 }
 

@@ -51,7 +51,10 @@ pub enum Malformed {
     #[error("it begins like neither version of a PROXY header")]
     NoHeader,
     /// The line of version 1 does not end.
-    #[error("a line of version 1 does not end with CRLF within {} bytes", LONGEST_LINE)]
+    #[error(
+        "a line of version 1 does not end with CRLF within {} bytes",
+        LONGEST_LINE
+    )]
     EndlessLine,
     /// The line of version 1 is not as it should be.
     #[error("a line of version 1 is not `PROXY TCP4|TCP6 source destination port port`")]

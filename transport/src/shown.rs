@@ -199,7 +199,10 @@ mod tests {
             (tls(CertificateError::NotValidForName.into()), Why::Name),
             (tls(CertificateError::UnknownIssuer.into()), Why::Issuer),
             (tls(CertificateError::Revoked.into()), Why::Certificate),
-            (alert(AlertDescription::NoApplicationProtocol), Why::Protocol),
+            (
+                alert(AlertDescription::NoApplicationProtocol),
+                Why::Protocol,
+            ),
             (alert(AlertDescription::ProtocolVersion), Why::Version),
             (alert(AlertDescription::InternalError), Why::Other),
             (
