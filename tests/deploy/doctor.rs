@@ -156,10 +156,19 @@ impl Site {
             let listens = within(START, || {
                 let over = balancer.0.exited().is_some();
                 let port = mistake.port;
-                async move { over || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() }
+                async move {
+                    over || TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+                        .await
+                        .is_ok()
+                }
             });
             let listens = listens.await && balancer.0.exited().is_none();
-            assert!(listens, "{}: nobody listens: {:#?}", mistake.what, balancer.0.log());
+            assert!(
+                listens,
+                "{}: nobody listens: {:#?}",
+                mistake.what,
+                balancer.0.log()
+            );
         }
         let ca = self.certs.ca().display().to_string();
         let mut wrong = String::new();
@@ -330,8 +339,13 @@ async fn haproxy() -> Result<String, String> {
         }
     };
     let mistakes = vec![
-        Mistake::new("none", &[], "wss", front(good.clone(), "default_backend controller"))
-            .with(IDLE),
+        Mistake::new(
+            "none",
+            &[],
+            "wss",
+            front(good.clone(), "default_backend controller"),
+        )
+        .with(IDLE),
         Mistake::new(
             "none, in TCP mode",
             &[],
@@ -367,7 +381,10 @@ async fn haproxy() -> Result<String, String> {
             "short idle timeout, in TCP mode",
             &["idle_cut"],
             "wss",
-            front(good.clone(), "mode tcp\n timeout client 3s\n default_backend tcp"),
+            front(
+                good.clone(),
+                "mode tcp\n timeout client 3s\n default_backend tcp",
+            ),
         )
         .with(IDLE),
         Mistake::new(
@@ -474,7 +491,8 @@ async fn haproxy() -> Result<String, String> {
     config.extend(mistakes.iter().map(|it| &*it.listener));
     let program = installed("haproxy", "haproxy");
     let config = ("haproxy.cfg", config);
-    site.examine(&program, config, &["-db", "-f"], mistakes).await
+    site.examine(&program, config, &["-db", "-f"], mistakes)
+        .await
 }
 
 async fn nginx() -> Result<String, String> {
@@ -519,7 +537,11 @@ async fn nginx() -> Result<String, String> {
             "short idle timeout",
             &["idle_cut"],
             "wss",
-            server(" ssl", &good, to(controller, &format!("{upgrade} proxy_read_timeout 3s;"))),
+            server(
+                " ssl",
+                &good,
+                to(controller, &format!("{upgrade} proxy_read_timeout 3s;")),
+            ),
         )
         .with(IDLE),
         Mistake::new(
@@ -613,7 +635,8 @@ async fn nginx() -> Result<String, String> {
     config.push_str("}\n");
     let program = installed("nginx", "nginx");
     let arguments = ["-e", "/dev/stderr", "-c"];
-    site.examine(&program, ("nginx.conf", config), &arguments, mistakes).await
+    site.examine(&program, ("nginx.conf", config), &arguments, mistakes)
+        .await
 }
 
 /// An HTTP listener of Envoy.
@@ -688,19 +711,28 @@ async fn envoy_() -> Result<String, String> {
             "no Upgrade",
             &["upgrade_refused"],
             "wss",
-            front(Front { manager: "", ..right.clone() }),
+            front(Front {
+                manager: "",
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "buffering",
             &["upgrade_unanswered"],
             "wss",
-            front(Front { filters: buffer, ..right.clone() }),
+            front(Front {
+                filters: buffer,
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "short idle timeout",
             &["idle_cut"],
             "wss",
-            front(Front { route: ", idle_timeout: 3s", ..right.clone() }),
+            front(Front {
+                route: ", idle_timeout: 3s",
+                ..right.clone()
+            }),
         )
         .with(IDLE),
         Mistake::new(
@@ -727,25 +759,38 @@ async fn envoy_() -> Result<String, String> {
             "HTTP/2 only, without TLS",
             &["http2_only"],
             "ws",
-            front(Front { tls: None, manager: http2, ..right.clone() }),
+            front(Front {
+                tls: None,
+                manager: http2,
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "another name",
             &["certificate_name"],
             "wss",
-            front(Front { tls: Some((&site.other, both)), ..right.clone() }),
+            front(Front {
+                tls: Some((&site.other, both)),
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "expired",
             &["certificate_expired"],
             "wss",
-            front(Front { tls: Some((&site.expired, both)), ..right.clone() }),
+            front(Front {
+                tls: Some((&site.expired, both)),
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "plain text on the TLS port",
             &["plain_on_tls_port"],
             "wss",
-            front(Front { tls: None, ..right.clone() }),
+            front(Front {
+                tls: None,
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "TLS on the plain port",
@@ -757,27 +802,41 @@ async fn envoy_() -> Result<String, String> {
             "no server",
             &["no_backend"],
             "wss",
-            front(Front { cluster: "nobody", ..right.clone() }),
+            front(Front {
+                cluster: "nobody",
+                ..right.clone()
+            }),
         ),
         // Envoy adds X-Forwarded-Proto by itself.
         Mistake::new(
             "no forwarded headers",
             &["forwarded_missing"],
             "wss",
-            front(Front { cluster: "mirror", ..right.clone() }),
+            front(Front {
+                cluster: "mirror",
+                ..right.clone()
+            }),
         ),
         Mistake::new(
             "forwarded headers",
             &[],
             "wss",
-            front(Front { cluster: "mirror", manager: direct, ..right.clone() }),
+            front(Front {
+                cluster: "mirror",
+                manager: direct,
+                ..right.clone()
+            }),
         ),
         closed(),
     ];
     let mut config = "static_resources:\n  listeners:\n".to_owned();
     config.extend(mistakes.iter().map(|it| &*it.listener));
     config.push_str("  clusters:\n");
-    let clusters = [("controller", site.controller()), ("mirror", site.mirror), ("nobody", nobody)];
+    let clusters = [
+        ("controller", site.controller()),
+        ("mirror", site.mirror),
+        ("nobody", nobody),
+    ];
     for (name, to) in clusters {
         _ = writeln!(
             config,
@@ -790,8 +849,16 @@ async fn envoy_() -> Result<String, String> {
         );
     }
     let program: PathBuf = envoy::program().await;
-    let arguments = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "-c"];
-    site.examine(&program, ("envoy.yaml", config), &arguments, mistakes).await
+    let arguments = [
+        "--disable-hot-restart",
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warning",
+        "-c",
+    ];
+    site.examine(&program, ("envoy.yaml", config), &arguments, mistakes)
+        .await
 }
 
 async fn route_service() -> Result<String, String> {

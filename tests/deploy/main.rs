@@ -21,6 +21,7 @@ mod client;
 mod command;
 mod compose;
 mod docs;
+mod doctor;
 mod envoy;
 mod gorouter;
 mod haproxy;
@@ -91,6 +92,7 @@ pub(crate) fn checks() -> Vec<Check> {
         gorouter::checks(),
         aws::checks(),
         docs::checks(),
+        doctor::checks(),
         systemd::checks(),
         release::checks(),
         compose::checks(),
