@@ -6,7 +6,7 @@
 //! at all: that would let anybody be anybody (§2). A section is one of haproxy's
 //! `proxy-protocol.txt`.
 //!
-//! The parsers on crates.io (`ppp`, `proxy-header`, `proxy-protocol-rs`; autumn 2026) are not used:
+//! The published parsers (`ppp`, `proxy-header`, `proxy-protocol-rs`; autumn 2026) are not used:
 //! each breaks a rule below (a header cut in the wrong place, a LOCAL that has a family, what may
 //! end a line) or reads past the header, which TLS needs. The fuzzer has one of them to compare.
 
